@@ -1,0 +1,373 @@
+//! Fixed-point numbers.
+//!
+//! | type | unit | range | arithmetic |
+//! |---|---|---|---|
+//! | [`Price`] | 10^-scale of its instrument (bars of mids: one digit more) | ± 9.2e18 units | checked |
+//! | [`Size`] | 1e-8 | ± 92 billion | checked |
+//! | [`Amount`] | 1e-8: money, lots, points, percent | ± 92 billion | checked |
+//! | [`Decimal`] | carries its scale: prices for people | as a price | none |
+//! | [`F64`] | a float with a total order and bitwise equality | | none |
+//!
+//! Text becomes fixed-point exactly or not at all; a double becomes decimal by its shortest round-trip.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::cmp::Ordering;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::str::FromStr;
+
+/// Digits after the point of a [`Size`] and an [`Amount`].
+pub const SCALE: u8 = 8;
+/// The most digits after the point that a price may have (a bar of mids has one more).
+pub const MAX_SCALE: u8 = 12;
+
+const POW10: [i64; 19] = {
+    let mut table = [1_i64; 19];
+    let mut i = 1;
+    while i < 19 {
+        table[i] = table[i - 1] * 10;
+        i += 1;
+    }
+    table
+};
+
+/// 10^scale, for a scale up to 18.
+pub const fn pow10(scale: u8) -> i64 {
+    POW10[scale as usize]
+}
+
+/// Why a number was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NumError {
+    /// Not a decimal number (also NaN and infinities).
+    #[error("not a number")]
+    NotANumber,
+    /// More decimals than the scale holds.
+    #[error("more than {0} decimals")]
+    TooManyDecimals(u8),
+    /// Too large for its type.
+    #[error("too large")]
+    TooLarge,
+}
+
+/// Reads `[+-]digits[.digits][e[+-]digits]` as a fixed-point integer of `scale`, exactly or not at all.
+pub fn parse_fixed(text: &str, scale: u8) -> Result<i64, NumError> {
+    let bytes = text.as_bytes();
+    let (negative, mut rest) = match bytes {
+        [b'-', rest @ ..] => (true, rest),
+        [b'+', rest @ ..] => (false, rest),
+        rest => (false, rest),
+    };
+    let mut mantissa: i128 = 0;
+    let (mut digits, mut significant, mut decimals, mut seen_point) = (0_u32, 0_u32, 0_i64, false);
+    // Trailing zeros after the point say nothing: they are counted, and only paid for by a later digit.
+    let mut zeros = 0_u32;
+    while let [b, tail @ ..] = rest {
+        match b {
+            b'0' if seen_point => {
+                zeros += 1;
+                digits += 1;
+            }
+            b'0'..=b'9' => {
+                for _ in 0..zeros {
+                    mantissa = mantissa.checked_mul(10).ok_or(NumError::TooManyDecimals(scale))?;
+                    decimals += 1;
+                }
+                zeros = 0;
+                significant += u32::from(mantissa != 0 || *b != b'0');
+                if significant > 36 {
+                    return Err(NumError::TooLarge);
+                }
+                mantissa = mantissa.checked_mul(10).ok_or(NumError::TooLarge)? + i128::from(b - b'0');
+                digits += 1;
+                decimals += i64::from(seen_point);
+            }
+            b'.' if !seen_point => seen_point = true,
+            b'e' | b'E' => break,
+            _ => return Err(NumError::NotANumber),
+        }
+        rest = tail;
+    }
+    if digits == 0 {
+        return Err(NumError::NotANumber);
+    }
+    if let [_, exponent @ ..] = rest {
+        let text = std::str::from_utf8(exponent).map_err(|_| NumError::NotANumber)?;
+        let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
+        if unsigned.is_empty() || !unsigned.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(NumError::NotANumber);
+        }
+        decimals -= text.parse::<i32>().map_or(if text.starts_with('-') { -100_000 } else { 100_000 }, i64::from);
+    }
+    if mantissa == 0 {
+        return Ok(0);
+    }
+    let mut shift = i64::from(scale) - decimals;
+    while shift < 0 {
+        if mantissa % 10 != 0 {
+            return Err(NumError::TooManyDecimals(scale));
+        }
+        mantissa /= 10;
+        shift += 1;
+    }
+    if shift > 38 {
+        return Err(NumError::TooLarge);
+    }
+    let value = 10_i128.checked_pow(shift as u32).and_then(|p| mantissa.checked_mul(p)).ok_or(NumError::TooLarge)?;
+    i64::try_from(if negative { -value } else { value }).map_err(|_| NumError::TooLarge)
+}
+
+/// The decimal that `value` prints as in its shortest round-trip, as a fixed-point integer of `scale`.
+pub fn fixed_from_f64(value: f64, scale: u8) -> Result<i64, NumError> {
+    if !value.is_finite() {
+        return Err(NumError::NotANumber);
+    }
+    // Nearly all prices of real feeds have few decimals: one multiplication finds the integer, one division proves it.
+    let scaled = value * pow10(scale) as f64;
+    if scaled.abs() < 9e15 {
+        let rounded = scaled.round();
+        if rounded / pow10(scale) as f64 == value && scaled.abs() < 1e15 {
+            return Ok(rounded as i64);
+        }
+    }
+    let mut text = [0_u8; 400];
+    let length = {
+        use std::io::Write;
+        let mut cursor = std::io::Cursor::new(&mut text[..]);
+        write!(cursor, "{value}").map_err(|_| NumError::TooLarge)?;
+        cursor.position() as usize
+    };
+    parse_fixed(std::str::from_utf8(&text[..length]).map_err(|_| NumError::NotANumber)?, scale)
+}
+
+/// Prints a fixed-point integer without trailing zeros: `format_fixed(18190, 2)` is `181.9`.
+pub fn format_fixed(mantissa: i128, scale: u8) -> String {
+    let unit = 10_i128.pow(u32::from(scale)) as u128;
+    let absolute = mantissa.unsigned_abs();
+    let sign = if mantissa < 0 { "-" } else { "" };
+    let (whole, fraction) = (absolute / unit, absolute % unit);
+    if fraction == 0 {
+        return format!("{sign}{whole}");
+    }
+    let digits = format!("{fraction:0width$}", width = usize::from(scale));
+    format!("{sign}{whole}.{}", digits.trim_end_matches('0'))
+}
+
+/// The double nearest to `mantissa · 10^-scale` (one correctly rounded division while the mantissa is below 2^53).
+pub fn fixed_to_f64(mantissa: i128, scale: u8) -> f64 {
+    mantissa as f64 / pow10(scale) as f64
+}
+
+/// A price in units of 10^-scale of its instrument.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+pub struct Price(pub i64);
+
+impl Price {
+    /// The price as a double.
+    pub fn to_f64(self, scale: u8) -> f64 {
+        fixed_to_f64(i128::from(self.0), scale)
+    }
+
+    /// The mean of bid and ask, exactly, with one digit more than they have.
+    pub fn mid(bid: Price, ask: Price) -> Option<Price> {
+        bid.0.checked_add(ask.0)?.checked_mul(5).map(Price)
+    }
+
+    /// `price · size`, in units of 10^-(scale + 8).
+    pub fn turnover(self, size: Size) -> i128 {
+        i128::from(self.0) * i128::from(size.0)
+    }
+
+    /// With its scale, for people.
+    pub fn decimal(self, scale: u8) -> Decimal {
+        Decimal { mantissa: self.0, scale }
+    }
+}
+
+/// A traded or quoted size in units of 1e-8. A quote's size is 0 where it is unknown.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+pub struct Size(pub i64);
+
+/// Money, lots, points or percent, in units of 1e-8.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Amount(pub i64);
+
+impl Amount {
+    /// A whole number.
+    pub const fn whole(n: i32) -> Self {
+        Amount(n as i64 * pow10(SCALE))
+    }
+
+    /// The amount as a double.
+    pub fn to_f64(self) -> f64 {
+        fixed_to_f64(i128::from(self.0), SCALE)
+    }
+}
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format_fixed(i128::from(self.0), SCALE))
+    }
+}
+
+impl FromStr for Amount {
+    type Err = NumError;
+    fn from_str(text: &str) -> Result<Self, NumError> {
+        parse_fixed(text, SCALE).map(Amount)
+    }
+}
+
+impl Serialize for Amount {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_f64(self.to_f64())
+    }
+}
+
+impl<'de> Deserialize<'de> for Amount {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Raw {
+            Number(f64),
+            Text(String),
+        }
+        match Raw::deserialize(d)? {
+            Raw::Number(n) => fixed_from_f64(n, SCALE),
+            Raw::Text(text) => parse_fixed(&text, SCALE),
+        }
+        .map(Amount)
+        .map_err(serde::de::Error::custom)
+    }
+}
+
+/// A price that carries its scale: prints without trailing zeros, serializes as a number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Decimal {
+    /// Units of 10^-scale.
+    pub mantissa: i64,
+    /// Digits after the point.
+    pub scale: u8,
+}
+
+impl Decimal {
+    /// As a double.
+    pub fn to_f64(self) -> f64 {
+        fixed_to_f64(i128::from(self.mantissa), self.scale)
+    }
+}
+
+impl fmt::Display for Decimal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format_fixed(i128::from(self.mantissa), self.scale))
+    }
+}
+
+impl Serialize for Decimal {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_f64(self.to_f64())
+    }
+}
+
+/// A double with a total order ([`f64::total_cmp`]) and bitwise equality, so that it may stand in a row.
+#[derive(Clone, Copy, Default)]
+pub struct F64(pub f64);
+
+impl PartialEq for F64 {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.to_bits() == other.0.to_bits()
+    }
+}
+impl Eq for F64 {}
+impl PartialOrd for F64 {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for F64 {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.total_cmp(&other.0)
+    }
+}
+impl Hash for F64 {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.0.to_bits());
+    }
+}
+impl fmt::Debug for F64 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+impl fmt::Display for F64 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+impl Serialize for F64 {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_f64(self.0)
+    }
+}
+impl<'de> Deserialize<'de> for F64 {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        f64::deserialize(d).map(F64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn decimals_read_exactly_or_not_at_all() {
+        let cases: &[(&str, u8, Result<i64, NumError>)] = &[
+            ("181.90", 2, Ok(18190)),
+            ("181.9000000", 2, Ok(18190)),
+            ("181.901", 2, Err(NumError::TooManyDecimals(2))),
+            ("-0.5", 1, Ok(-5)),
+            ("+5.", 0, Ok(5)),
+            (".5", 1, Ok(5)),
+            ("1e2", 0, Ok(100)),
+            ("1.5E-3", 4, Ok(15)),
+            ("1e400", 8, Err(NumError::TooLarge)),
+            ("1e-400", 8, Err(NumError::TooManyDecimals(8))),
+            ("0e999999999999", 8, Ok(0)),
+            ("1e99999999999999999999", 8, Err(NumError::TooLarge)),
+            ("99999999999999999999", 0, Err(NumError::TooLarge)),
+            ("", 2, Err(NumError::NotANumber)),
+            (".", 2, Err(NumError::NotANumber)),
+            ("5,0", 2, Err(NumError::NotANumber)),
+            ("NaN", 2, Err(NumError::NotANumber)),
+            ("inf", 2, Err(NumError::NotANumber)),
+            ("1e", 2, Err(NumError::NotANumber)),
+            ("0x10", 2, Err(NumError::NotANumber)),
+            (" 1", 2, Err(NumError::NotANumber)),
+        ];
+        for (text, scale, expected) in cases {
+            assert_eq!(parse_fixed(text, *scale), *expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn doubles_become_decimal_by_their_shortest_round_trip() {
+        assert_eq!(fixed_from_f64(49.18, 8), Ok(4_918_000_000));
+        assert_eq!(fixed_from_f64(0.1 + 0.2, 8), Err(NumError::TooManyDecimals(8)));
+        assert_eq!(fixed_from_f64(f64::NAN, 8), Err(NumError::NotANumber));
+        assert_eq!(fixed_from_f64(1e300, 8), Err(NumError::TooLarge));
+        assert_eq!(fixed_from_f64(-0.0, 8), Ok(0));
+    }
+
+    proptest! {
+        #[test]
+        fn fixed_reads_as_it_prints(mantissa: i64, scale in 0_u8..=12) {
+            prop_assert_eq!(parse_fixed(&format_fixed(mantissa.into(), scale), scale), Ok(mantissa));
+        }
+
+        #[test]
+        fn a_double_is_read_like_its_text(mantissa in -1_000_000_000_000_000_i64..1_000_000_000_000_000, scale in 0_u8..=8) {
+            let value = fixed_to_f64(mantissa.into(), scale);
+            prop_assert_eq!(fixed_from_f64(value, scale), parse_fixed(&format!("{value}"), scale));
+        }
+    }
+}

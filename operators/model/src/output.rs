@@ -1,0 +1,289 @@
+//! Rows of the state tables, and how they change.
+
+use crate::bar::Bar;
+use crate::name::{AccountId, StrategyId, Symbol};
+use crate::num::F64;
+use crate::recommendation::Recommendation;
+use crate::time::{Nanos, Timeframe};
+use crate::verdict::Verdict;
+use std::sync::Arc;
+
+/// One value of an indicator at a closed bar. Undefined values have no row.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct IndicatorRow {
+    /// The instrument.
+    pub symbol: Symbol,
+    /// The bars.
+    pub timeframe: Timeframe,
+    /// The bar.
+    pub open_time: Nanos,
+    /// `ema(12)`, `macd(12,26,9).signal` …
+    pub name: Arc<str>,
+    /// The value.
+    pub value: F64,
+}
+
+/// Why a backtest's trade ended.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum ExitReason {
+    /// The rule's side changed.
+    Signal,
+    /// The stop was hit.
+    StopLoss,
+    /// The target was hit.
+    TakeProfit,
+}
+
+impl ExitReason {
+    /// Its name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ExitReason::Signal => "signal",
+            ExitReason::StopLoss => "stop_loss",
+            ExitReason::TakeProfit => "take_profit",
+        }
+    }
+}
+
+/// One closed trade of a backtest.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct TradeRow {
+    /// The strategy.
+    pub strategy: StrategyId,
+    /// The instrument.
+    pub symbol: Symbol,
+    /// The bars.
+    pub timeframe: Timeframe,
+    /// Open time of the bar it entered in (`next_open`), or that bar's close time (`next_close`).
+    pub entry_time: Nanos,
+    /// 1 long, −1 short.
+    pub side: i8,
+    /// Fill price, slippage included.
+    pub entry_price: F64,
+    /// Open time (an exit at the open) or close time (at the close, a stop or a target inside) of the bar it left in.
+    pub exit_time: Nanos,
+    /// Fill price, slippage included.
+    pub exit_price: F64,
+    /// Units, positive.
+    pub quantity: F64,
+    /// Profit and loss net of fees, in money.
+    pub pnl: F64,
+    /// Both commissions, in money.
+    pub fees: F64,
+    /// Why it ended.
+    pub exit_reason: ExitReason,
+}
+
+/// The backtest metrics of a window. Undefined is none, never 0 or NaN.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Metrics {
+    /// Bars in the window.
+    pub bars: u64,
+    /// Closed trades that exit in it.
+    pub trades: u64,
+    /// last ÷ first equity − 1.
+    pub total_return: Option<F64>,
+    /// (last ÷ first)^(periods a year ÷ n) − 1.
+    pub cagr: Option<F64>,
+    /// mean ÷ std(ddof 1) · √(periods a year); none without variance.
+    pub sharpe: Option<F64>,
+    /// mean ÷ √(mean of min(r, 0)²) · √(periods a year).
+    pub sortino: Option<F64>,
+    /// max(1 − equity ÷ peak), positive.
+    pub max_drawdown: Option<F64>,
+    /// cagr ÷ max_drawdown.
+    pub calmar: Option<F64>,
+    /// total_return ÷ max_drawdown.
+    pub recovery_factor: Option<F64>,
+    /// Share of trades with pnl > 0.
+    pub win_rate: Option<F64>,
+    /// Σ wins ÷ −Σ losses.
+    pub profit_factor: Option<F64>,
+    /// Mean pnl of a trade, in money.
+    pub expectancy: Option<F64>,
+    /// Mean of pnl ÷ initial risk, over trades that had a stop.
+    pub mean_r: Option<F64>,
+    /// Mean of pnl > 0.
+    pub average_win: Option<F64>,
+    /// Mean of pnl ≤ 0 (negative or 0).
+    pub average_loss: Option<F64>,
+    /// Greatest pnl > 0.
+    pub largest_win: Option<F64>,
+    /// Least pnl ≤ 0.
+    pub largest_loss: Option<F64>,
+    /// Commissions of the trades, in money.
+    pub fees: Option<F64>,
+    /// Mean time from entry to exit, in seconds.
+    pub average_duration: Option<F64>,
+    /// Share of bars at whose close a position was held.
+    pub time_in_market: Option<F64>,
+    /// last close ÷ the close before the window (over all history: the first close) − 1.
+    pub buy_and_hold_return: Option<F64>,
+}
+
+impl Metrics {
+    /// (name, value) of every metric, in the order of the columns.
+    pub fn named(&self) -> [(&'static str, Option<f64>); 21] {
+        let f = |v: Option<F64>| v.map(|v| v.0);
+        [
+            ("bars", Some(self.bars as f64)),
+            ("trades", Some(self.trades as f64)),
+            ("total_return", f(self.total_return)),
+            ("cagr", f(self.cagr)),
+            ("sharpe", f(self.sharpe)),
+            ("sortino", f(self.sortino)),
+            ("max_drawdown", f(self.max_drawdown)),
+            ("calmar", f(self.calmar)),
+            ("recovery_factor", f(self.recovery_factor)),
+            ("win_rate", f(self.win_rate)),
+            ("profit_factor", f(self.profit_factor)),
+            ("expectancy", f(self.expectancy)),
+            ("mean_r", f(self.mean_r)),
+            ("average_win", f(self.average_win)),
+            ("average_loss", f(self.average_loss)),
+            ("largest_win", f(self.largest_win)),
+            ("largest_loss", f(self.largest_loss)),
+            ("fees", f(self.fees)),
+            ("average_duration", f(self.average_duration)),
+            ("time_in_market", f(self.time_in_market)),
+            ("buy_and_hold_return", f(self.buy_and_hold_return)),
+        ]
+    }
+}
+
+/// The window of a row of metrics.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum MetricsWindow {
+    /// All history.
+    All,
+    /// The last closed bar's UTC day and the 29 before.
+    Days30,
+}
+
+impl MetricsWindow {
+    /// Its name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            MetricsWindow::All => "all",
+            MetricsWindow::Days30 => "30d",
+        }
+    }
+}
+
+/// The metrics of a strategy on a symbol over a window.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct MetricsRow {
+    /// The strategy.
+    pub strategy: StrategyId,
+    /// The instrument.
+    pub symbol: Symbol,
+    /// The bars.
+    pub timeframe: Timeframe,
+    /// The window.
+    pub window: MetricsWindow,
+    /// The last closed bar's open time.
+    pub as_of: Nanos,
+    /// The figures.
+    pub metrics: Metrics,
+}
+
+/// A row of any state table.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Output {
+    /// `bars`
+    Bar(Bar),
+    /// `indicators`
+    Indicator(IndicatorRow),
+    /// `trades`
+    Trade(TradeRow),
+    /// `metrics`
+    Metrics(Box<MetricsRow>),
+    /// `recommendations`
+    Recommendation(Arc<Recommendation>),
+    /// `verdicts`
+    Verdict(Arc<Verdict>),
+}
+
+/// What names a row within the state: at any closed epoch a key has at most one row.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Key {
+    /// Of `bars`.
+    Bar(Symbol, Timeframe, Nanos),
+    /// Of `indicators`.
+    Indicator(Symbol, Timeframe, Nanos, Arc<str>),
+    /// Of `trades`: strategy, symbol, timeframe, entry time, side.
+    Trade(StrategyId, Symbol, Timeframe, Nanos, i8),
+    /// Of `metrics`.
+    Metrics(StrategyId, Symbol, Timeframe, MetricsWindow),
+    /// Of `recommendations`.
+    Recommendation(Symbol),
+    /// Of `verdicts`.
+    Verdict(AccountId, Symbol),
+}
+
+impl Output {
+    /// Its key.
+    pub fn key(&self) -> Key {
+        match self {
+            Output::Bar(b) => Key::Bar(b.symbol, b.timeframe, b.open_time),
+            Output::Indicator(i) => Key::Indicator(i.symbol, i.timeframe, i.open_time, i.name.clone()),
+            Output::Trade(t) => Key::Trade(t.strategy, t.symbol, t.timeframe, t.entry_time, t.side),
+            Output::Metrics(m) => Key::Metrics(m.strategy, m.symbol, m.timeframe, m.window),
+            Output::Recommendation(r) => Key::Recommendation(r.symbol),
+            Output::Verdict(v) => Key::Verdict(v.account, v.symbol),
+        }
+    }
+}
+
+/// A row inserted (`diff` 1) or retracted (−1).
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Delta {
+    /// The row.
+    pub output: Output,
+    /// 1 or −1.
+    pub diff: i64,
+}
+
+/// The net change of one key over an epoch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// The row that now stands.
+    Upsert(Output),
+    /// No row stands any more; the row that stood.
+    Delete(Output),
+}
+
+/// Nets the deltas of an epoch into at most one change a key, ordered by key. Rows that come and go leave nothing.
+///
+/// # Panics
+/// If a key ends with two rows or a row is retracted twice: then an operator is wrong, and nothing may be committed.
+pub fn net(mut deltas: Vec<Delta>) -> Vec<Change> {
+    deltas.sort_by(|a, b| a.output.cmp(&b.output));
+    let mut rows: Vec<Delta> = Vec::with_capacity(deltas.len());
+    for delta in deltas {
+        match rows.last_mut() {
+            Some(last) if last.output == delta.output => last.diff += delta.diff,
+            _ => rows.push(delta),
+        }
+    }
+    rows.retain(|d| d.diff != 0);
+    let mut keyed: Vec<(Key, Delta)> = rows.into_iter().map(|d| (d.output.key(), d)).collect();
+    keyed.sort_by(|(a, x), (b, y)| a.cmp(b).then(x.diff.cmp(&y.diff)));
+    let mut changes: Vec<Change> = Vec::with_capacity(keyed.len());
+    let mut last_key: Option<Key> = None;
+    for (key, delta) in keyed {
+        assert!(delta.diff.abs() == 1, "row with multiplicity {}: {:?}", delta.diff, delta.output);
+        // A key's retraction sorts before its insertion, which replaces it.
+        if last_key.as_ref() == Some(&key) {
+            match changes.last() {
+                Some(Change::Delete(_)) if delta.diff == 1 => {
+                    changes.pop();
+                }
+                _ => panic!("two rows for one key: {:?}", delta.output),
+            }
+        }
+        changes.push(if delta.diff == 1 { Change::Upsert(delta.output) } else { Change::Delete(delta.output) });
+        last_key = Some(key);
+    }
+    changes
+}

@@ -1,2 +1,24 @@
-//! x
-fn main() {}
+//! marea: see `marea --help`.
+
+use clap::Parser;
+use marea::cli::{Cli, Format};
+use marea::run::Failure;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let json = cli.format == Format::Json;
+    let (errors, code) = match marea::commands::run(cli) {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Refused(errors)) => (errors, 2),
+        Err(Failure::Failed(error)) => (vec![error], 1),
+    };
+    if json {
+        eprintln!("{}", serde_json::json!({ "errors": errors }));
+    } else {
+        for error in errors {
+            eprintln!("error: {error}");
+        }
+    }
+    ExitCode::from(code)
+}

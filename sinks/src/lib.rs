@@ -1,1 +1,26 @@
-//! x
+//! Where marea's results go. Every sink receives closed, consolidated epochs ([`ClosedEpoch`]) and holds no dataflow.
+//!
+//! ```text
+//!  closed epochs ──► store (SQLite: one transaction for several epochs) ──► feed (view ─► REST, SSE, the page)
+//!               └──► dump (the final state as sorted CSV)              └──► metrics (Prometheus)
+//! ```
+//!
+//! [`ClosedEpoch`]: marea_model::output::ClosedEpoch
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod dump;
+pub mod feed;
+pub mod metrics;
+pub mod page;
+pub mod store;
+pub mod view;
+
+#[cfg(test)]
+#[allow(dead_code, missing_docs, unreachable_pub)]
+#[path = "../tests/sinks/fixture.rs"]
+mod fixture;
+
+pub use dump::State;
+pub use feed::{Clock, Feed, FeedConfig};
+pub use metrics::Metrics;
+pub use store::{Committed, Store, StoreError};

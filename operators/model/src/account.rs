@@ -3,9 +3,10 @@
 use crate::name::{AccountId, Symbol};
 use crate::num::Amount;
 use crate::time::Nanos;
+use serde::{Deserialize, Serialize};
 
 /// The state of an account at a time. The greatest (event_time, seq) stands.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct AccountSnapshot {
     /// The account.
     pub account: AccountId,
@@ -24,7 +25,7 @@ pub struct AccountSnapshot {
 }
 
 /// An open position.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Position {
     /// The instrument.
     pub symbol: Symbol,

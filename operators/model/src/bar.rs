@@ -3,9 +3,10 @@
 use crate::name::Symbol;
 use crate::num::{Decimal, Price, Size, fixed_to_f64};
 use crate::time::{Nanos, Timeframe};
+use serde::{Deserialize, Serialize};
 
 /// What a bar is made of: everything but its key.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct BarBody {
     /// First price by (event_time, seq).
     pub open: Price,
@@ -48,7 +49,7 @@ impl BarBody {
 }
 
 /// One bar `[open_time, open_time + timeframe)` of a symbol, as a row of the state table `bars`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Bar {
     /// The instrument.
     pub symbol: Symbol,

@@ -4,11 +4,11 @@ use crate::account::AccountSnapshot;
 use crate::name::Partition;
 use crate::tick::Tick;
 use crate::time::Nanos;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// The place of one record: a file and its row, or a topic's partition, offset and the row in the message.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Cursor {
     /// File, topic partition, or synthetic market.
     pub partition: Partition,
@@ -26,7 +26,7 @@ impl fmt::Display for Cursor {
 }
 
 /// A tick, and where it came from.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Record {
     /// Where it came from.
     pub cursor: Cursor,

@@ -3,6 +3,7 @@
 //!
 //! Times are nanoseconds since 1970 UTC unless a name says otherwise (`now_ms`). Prices and sizes are fixed-point
 //! integers ([`Price`], [`Size`]), so equal input gives equal bits everywhere.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod account;
 pub mod bar;

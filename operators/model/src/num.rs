@@ -262,9 +262,21 @@ impl fmt::Display for Decimal {
     }
 }
 
+/// People and JSON read a number; workers of other processes get mantissa and scale.
 impl Serialize for Decimal {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_f64(self.to_f64())
+        if s.is_human_readable() { s.serialize_f64(self.to_f64()) } else { (self.mantissa, self.scale).serialize(s) }
+    }
+}
+
+impl<'de> Deserialize<'de> for Decimal {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        if d.is_human_readable() {
+            let mantissa = fixed_from_f64(f64::deserialize(d)?, MAX_SCALE).map_err(serde::de::Error::custom)?;
+            return Ok(Decimal { mantissa, scale: MAX_SCALE });
+        }
+        let (mantissa, scale) = Deserialize::deserialize(d)?;
+        Ok(Decimal { mantissa, scale })
     }
 }
 

@@ -1,11 +1,14 @@
 //! Rows of the state tables, and how they change.
 
 use crate::bar::Bar;
-use crate::name::{AccountId, StrategyId, Symbol};
+use crate::cursor::DeadLetter;
+use crate::name::{AccountId, Partition, StrategyId, Symbol};
 use crate::num::F64;
+use crate::progress::Progress;
 use crate::recommendation::Recommendation;
-use crate::time::{Nanos, Timeframe};
+use crate::time::{Epoch, Nanos, Timeframe};
 use crate::verdict::Verdict;
+use serde::Serialize;
 use std::sync::Arc;
 
 /// One value of an indicator at a closed bar. Undefined values have no row.
@@ -251,6 +254,57 @@ pub enum Change {
     Upsert(Output),
     /// No row stands any more; the row that stood.
     Delete(Output),
+}
+
+/// Records counted: `records_in = accepted + duplicate + dead + held`, over the whole run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Totals {
+    /// Records that arrived, readable or not.
+    pub records_in: i64,
+    /// Records that count.
+    pub accepted: i64,
+    /// Records that were there already.
+    pub duplicate: i64,
+    /// Dead letters.
+    pub dead: i64,
+    /// Busts, corrections and amends that wait for their target or seal (over an epoch: the change).
+    pub held: i64,
+    /// Records whose unknown fields were ignored.
+    pub unknown_fields: i64,
+}
+
+impl Totals {
+    /// Adds the counts of another epoch or worker.
+    pub fn add(&mut self, other: &Totals) {
+        self.records_in += other.records_in;
+        self.accepted += other.accepted;
+        self.duplicate += other.duplicate;
+        self.dead += other.dead;
+        self.held += other.held;
+        self.unknown_fields += other.unknown_fields;
+    }
+
+    /// Whether nothing was lost and nothing invented.
+    pub fn balanced(&self) -> bool {
+        self.records_in == self.accepted + self.duplicate + self.dead + self.held
+    }
+}
+
+/// What one closed epoch did, gathered from all workers: all that a sink needs.
+#[derive(Clone, Debug)]
+pub struct ClosedEpoch {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The net change of each key, ordered by key.
+    pub changes: Vec<Change>,
+    /// Dead letters, ordered.
+    pub dead: Vec<DeadLetter>,
+    /// Counts of this epoch alone.
+    pub totals: Totals,
+    /// The first offset not yet read, of each partition that moved.
+    pub cursors: Vec<(Partition, u64)>,
+    /// As of its end.
+    pub progress: Progress,
 }
 
 /// Nets the deltas of an epoch into at most one change a key, ordered by key. Rows that come and go leave nothing.

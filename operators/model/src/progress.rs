@@ -1,9 +1,10 @@
 //! What the cutter tells every worker beside the records.
 
 use crate::time::Nanos;
+use serde::{Deserialize, Serialize};
 
 /// How far the input has come, as of the end of an epoch. Both only ever rise.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Progress {
     /// Records before this event time are late; base bars that close at or before it are sealed.
     pub sealed_through: Nanos,

@@ -4,7 +4,7 @@ use crate::name::{StrategyId, Symbol};
 use crate::num::{Decimal, F64};
 use crate::strategy::Kind;
 use crate::time::{Nanos, Timeframe, rfc3339};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What to do.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
@@ -68,7 +68,7 @@ impl Status {
 }
 
 /// What a strategy says about a symbol as of its last closed bar: the scan's output, recommend's input.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Contribution {
     /// The instrument.
     pub symbol: Symbol,
@@ -128,7 +128,7 @@ pub fn reason_names(kind: &Kind) -> [Option<String>; 4] {
 }
 
 /// The last closed bar of a symbol's decision timeframe and what surrounds it: the scan's output, recommend's input.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct DecisionBar {
     /// The instrument.
     pub symbol: Symbol,

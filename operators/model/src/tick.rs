@@ -4,12 +4,13 @@ use crate::bar::BarBody;
 use crate::name::Symbol;
 use crate::num::{Price, Size};
 use crate::time::Nanos;
+use serde::{Deserialize, Serialize};
 
 /// One record of the market. Its identity is (symbol, event_time, seq), across kinds and sources.
 ///
 /// A bust or correction carries its *target's* event_time and seq. An amend carries its base bar's open time as
 /// event_time, and seq 0.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Tick {
     /// The instrument.
     pub symbol: Symbol,
@@ -22,7 +23,7 @@ pub struct Tick {
 }
 
 /// What a tick says.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Event {
     /// A trade.
     Trade {
@@ -71,7 +72,7 @@ impl Event {
 }
 
 /// The replacement of one sealed base bar. The highest rev wins; at equal rev the greater body, `deleted` the greatest.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Amend {
     /// Revision.
     pub rev: u32,

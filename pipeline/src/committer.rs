@@ -1,0 +1,228 @@
+//! The committer: the one who makes closed epochs durable, and only then tells anyone.
+//!
+//! ```text
+//!  closed epochs ──► what is ready, together ──► one transaction ──► feed (view, stream), metrics, kept state
+//!                                                     │ disk full, read-only, locked: wait, say so, again
+//! ```
+//!
+//! 1. One transaction commits one epoch or several, whole, in order.
+//! 2. Nothing is published that is not committed.
+//! 3. While the store cannot be written nothing is acknowledged: closed epochs wait, then the engine, then the sources.
+//!    The feed's heartbeat stops, so that readers block.
+//! 4. Epochs that change nothing commit together with the next one that does, or once a second.
+
+use crate::cutter::Clock;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use marea_model::cursor::Reason;
+use marea_model::output::{ClosedEpoch, Totals};
+use marea_model::time::{MILLI, now_ms};
+use marea_model::{ConfigUpdate, Epoch, Nanos};
+use marea_sinks::store::Ledger;
+use marea_sinks::{Committed, Feed, Metrics, State, Store, StoreError};
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+
+/// How often epochs that change nothing are committed.
+const EMPTY_EVERY: Duration = Duration::from_secs(1);
+/// The most epochs in a transaction …
+const MAX_EPOCHS: usize = 256;
+/// … and about how many changes.
+const MAX_CHANGES: usize = 50_000;
+/// The first and the longest wait before a commit is tried again.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How often a wait is mentioned again.
+const REMIND: Duration = Duration::from_secs(10);
+
+/// Where epochs are committed to.
+pub enum Target {
+    /// A SQLite file.
+    Sqlite(Box<Store>),
+    /// Nowhere: counted and numbered like in a store.
+    Memory(Box<Ledger>),
+}
+
+/// What the committer must know about an epoch beside its results. Sent before the epoch is submitted.
+#[derive(Clone, Debug)]
+pub struct Note {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// When its first record was received.
+    pub received: Option<Nanos>,
+    /// The configuration that takes effect in it.
+    pub config: Vec<ConfigUpdate>,
+}
+
+/// How to commit.
+pub struct Committer {
+    /// Where to.
+    pub target: Target,
+    /// Whom to tell.
+    pub feed: Option<Feed>,
+    /// How it goes.
+    pub metrics: Metrics,
+    /// Which clock epochs follow: a lag is one of the wall clock only.
+    pub clock: Clock,
+    /// Workers of the engine: an epoch that is closed is a sign of life of each.
+    pub workers: usize,
+    /// Whether the final state is kept in memory.
+    pub keep_state: bool,
+    /// What came with the epochs.
+    pub notes: Receiver<Note>,
+    /// Past this moment, once there is one, a store that cannot be written is given up.
+    pub deadline: Box<dyn Fn() -> Option<Instant> + Send>,
+}
+
+/// What was committed in the end.
+#[derive(Default)]
+pub struct Outcome {
+    /// The last epoch.
+    pub epoch: Epoch,
+    /// Counts of all epochs.
+    pub totals: Totals,
+    /// Dead letters by reason.
+    pub dead: BTreeMap<Reason, u64>,
+    /// The final state, if it was to be kept.
+    pub state: State,
+}
+
+impl Committer {
+    /// Commits until the engine is closed and drained. Blocks.
+    pub fn run(mut self, outputs: &Receiver<ClosedEpoch>, runtime: &Handle) -> Result<Outcome, StoreError> {
+        let mut outcome = Outcome::default();
+        let mut pending: Vec<ClosedEpoch> = Vec::new();
+        let mut noted = VecDeque::new();
+        let mut last_commit = Instant::now();
+        loop {
+            let ended = self.gather(outputs, &mut pending, EMPTY_EVERY.saturating_sub(last_commit.elapsed()));
+            let idle = pending.iter().all(|epoch| epoch.changes.is_empty() && epoch.dead.is_empty());
+            if !pending.is_empty() && (ended || !idle || last_commit.elapsed() >= EMPTY_EVERY) {
+                let last = pending.last().map_or(0, |epoch| epoch.epoch);
+                noted.extend(self.notes.try_iter());
+                let due = noted.partition_point(|note: &Note| note.epoch <= last);
+                let notes: Vec<Note> = noted.drain(..due).collect();
+                let committed = self.commit(&pending, &notes, runtime)?;
+                last_commit = Instant::now();
+                self.publish(&pending, &notes, &committed);
+                outcome.totals = committed.totals;
+                for epoch in pending.drain(..) {
+                    outcome.epoch = epoch.epoch;
+                    for dead in &epoch.dead {
+                        *outcome.dead.entry(dead.reason).or_default() += 1;
+                    }
+                    if self.keep_state {
+                        outcome.state.apply_epoch(&epoch);
+                    }
+                }
+            }
+            if ended {
+                break;
+            }
+        }
+        if let Target::Sqlite(store) = self.target {
+            runtime.block_on(store.close())?;
+        }
+        Ok(outcome)
+    }
+
+    /// Takes what is ready, waiting at most so long for the first. Whether there will be no more.
+    fn gather(&self, outputs: &Receiver<ClosedEpoch>, pending: &mut Vec<ClosedEpoch>, wait: Duration) -> bool {
+        // With nothing pending there is nothing to be late with.
+        let wait = if pending.is_empty() { EMPTY_EVERY } else { wait };
+        match outputs.recv_timeout(wait) {
+            Ok(epoch) => self.take(epoch, pending),
+            Err(RecvTimeoutError::Timeout) => return false,
+            Err(RecvTimeoutError::Disconnected) => return true,
+        }
+        let mut changes: usize = pending.iter().map(|epoch| epoch.changes.len()).sum();
+        while pending.len() < MAX_EPOCHS && changes < MAX_CHANGES {
+            let Ok(epoch) = outputs.try_recv() else { break };
+            changes += epoch.changes.len();
+            self.take(epoch, pending);
+        }
+        false
+    }
+
+    fn take(&self, epoch: ClosedEpoch, pending: &mut Vec<ClosedEpoch>) {
+        if let Some(feed) = &self.feed {
+            (0..self.workers).for_each(|worker| feed.health().beat(worker));
+        }
+        self.lag("closed", epoch.epoch);
+        pending.push(epoch);
+    }
+
+    fn commit(&mut self, epochs: &[ClosedEpoch], notes: &[Note], runtime: &Handle) -> Result<Committed, StoreError> {
+        if let Target::Sqlite(store) = &mut self.target {
+            for note in notes.iter().filter(|note| !note.config.is_empty()) {
+                store.note_config(note.epoch, &note.config);
+            }
+        }
+        let (mut backoff, mut said) = (BACKOFF.0, None::<Instant>);
+        loop {
+            let started = Instant::now();
+            let result = match &mut self.target {
+                Target::Sqlite(store) => runtime.block_on(store.commit(epochs)),
+                Target::Memory(ledger) => ledger.commit(epochs),
+            };
+            match result {
+                Ok(committed) => {
+                    if matches!(self.target, Target::Sqlite(_)) {
+                        self.metrics.commit_took("sqlite", started.elapsed());
+                    }
+                    if said.is_some() {
+                        tracing::info!("the store takes commits again");
+                    }
+                    return Ok(committed);
+                }
+                Err(error) if error.retryable() && !self.past_deadline() => {
+                    if said.is_none_or(|at| at.elapsed() >= REMIND) {
+                        tracing::error!(%error, "not committed: nothing is acknowledged or published until it can be");
+                        said = Some(Instant::now());
+                    }
+                    std::thread::sleep(backoff);
+                    backoff = (backoff * 2).min(BACKOFF.1);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn past_deadline(&self) -> bool {
+        (self.deadline)().is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    fn publish(&self, epochs: &[ClosedEpoch], notes: &[Note], committed: &Committed) {
+        match &self.feed {
+            Some(feed) => feed.publish(epochs, committed),
+            None => self.metrics.committed(epochs, committed),
+        }
+        let now = wall_now();
+        for note in notes {
+            if let Some(received) = note.received {
+                self.metrics.end_to_end((now - received).max(0) as f64 / 1e9);
+            }
+            let revisions = note.config.iter().filter_map(|update| match update {
+                ConfigUpdate::Put { revision, .. } | ConfigUpdate::Delete { revision, .. } => Some(*revision),
+                ConfigUpdate::Stale(_) => None,
+            });
+            if let Some(revision) = revisions.max() {
+                self.metrics.config_revision(revision);
+            }
+        }
+        if let Some(last) = epochs.last() {
+            self.lag("committed", last.epoch);
+        }
+    }
+
+    fn lag(&self, stage: &str, epoch: Epoch) {
+        if self.clock == Clock::Wall {
+            self.metrics.frontier_lag(stage, (wall_now() / MILLI - now_ms(epoch)).max(0) as f64 / 1000.0);
+        }
+    }
+}
+
+/// The wall clock, in nanoseconds since 1970.
+pub fn wall_now() -> Nanos {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,879 @@
+//! The program's configuration: defaults < `marea.toml` < `MAREA__SECTION__KEY` < flags.
+//!
+//! Every value keeps its origin, for `marea check`. Whatever is wrong is listed, all of it at once, each line naming where
+//! it stands, the key, the value and what it must be; unknown keys come with the nearest known one. What changes while the
+//! program runs (policies, windows, switches, accounts, instruments, strategies) is not here but in the live file.
+
+use crate::cutter::Clock;
+use marea_model::codec::csv;
+use marea_model::time::{MILLI, SECOND};
+use marea_model::{Nanos, Timeframe, cursor::excerpt};
+use marea_operators::indicators::IndicatorSpec;
+use marea_sources::file::Speed;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use toml::de::{DeTable, DeValue};
+
+/// The file that is read when none is named, if it is there.
+pub const DEFAULT_FILE: &str = "marea.toml";
+
+/// Environment variables that start so are ours.
+const ENV_PREFIX: &str = "MAREA__";
+
+/// The most workers that may be asked for.
+const MAX_WORKERS: u64 = 256;
+
+/// (section, key, default as it would be written in the environment)
+const KEYS: [(&str, &str, &str); 20] = [
+    ("pipeline", "clock", "wall"),
+    ("pipeline", "lateness", "10m"),
+    ("pipeline", "workers", CORES),
+    ("pipeline", "timeframes", "1s,1m,5m,1h"),
+    ("pipeline", "max_ticks", "10000"),
+    ("indicators", "timeframes", ALL_BUT_BASE),
+    ("indicators", "list", ALL_INDICATORS),
+    ("source", "kind", "synthetic"),
+    ("source", "paths", ""),
+    ("source", "accounts", ""),
+    ("source", "csv_format", ""),
+    ("source", "speed", "full"),
+    ("source", "seed", "1"),
+    ("source", "rate", "50"),
+    ("live", "file", ""),
+    ("store", "path", "marea.db"),
+    ("feed", "listen", "127.0.0.1:8000"),
+    ("log", "level", "info"),
+    ("log", "format", "text"),
+    ("log", "file", ""),
+];
+
+/// Defaults that depend on the machine or on other keys.
+const CORES: &str = "<half of the cores>";
+const ALL_BUT_BASE: &str = "<all but the base>";
+const ALL_INDICATORS: &str = "<all>";
+
+/// All of it, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `[pipeline]`
+    pub pipeline: Pipeline,
+    /// `[indicators]`
+    pub indicators: Indicators,
+    /// `[source]`
+    pub source: Source,
+    /// `[live] file`; none: every kind of strategy once, and no accounts.
+    pub live_file: Option<PathBuf>,
+    /// `[store] path`
+    pub store_path: PathBuf,
+    /// `[feed] listen`
+    pub listen: SocketAddr,
+    /// `[log]`
+    pub log: Log,
+}
+
+/// How ticks become epochs and bars.
+#[derive(Clone, Debug)]
+pub struct Pipeline {
+    /// What `now` follows.
+    pub clock: Clock,
+    /// How far behind the watermark a record may be.
+    pub lateness: Nanos,
+    /// Worker threads.
+    pub workers: usize,
+    /// Rising, the base first; each a multiple of the base.
+    pub timeframes: Vec<Timeframe>,
+    /// The most records in an epoch.
+    pub max_ticks: usize,
+}
+
+/// Which indicators are published.
+#[derive(Clone, Debug)]
+pub struct Indicators {
+    /// On which bars.
+    pub timeframes: Vec<Timeframe>,
+    /// Which.
+    pub list: Vec<IndicatorSpec>,
+}
+
+/// Where ticks come from.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// What it is.
+    pub kind: SourceKind,
+    /// Files, merged by event time.
+    pub paths: Vec<PathBuf>,
+    /// A file of account snapshots, one JSON object a line.
+    pub accounts: Option<PathBuf>,
+    /// What CSV files are; looked at if none.
+    pub csv_format: Option<csv::Format>,
+    /// How fast files are read.
+    pub speed: Speed,
+    /// Of the synthetic market.
+    pub seed: u64,
+    /// Ticks a second of the synthetic market.
+    pub rate: f64,
+}
+
+/// Kinds of sources.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SourceKind {
+    /// A seeded market.
+    Synthetic,
+    /// Parquet, CSV and Arrow files.
+    File,
+}
+
+/// What is logged.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub level: tracing::Level,
+    /// Whether lines are JSON.
+    pub json: bool,
+    /// Where to; standard error if none.
+    pub file: Option<PathBuf>,
+}
+
+/// Where a value came from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// Nobody said anything.
+    Default,
+    /// A file and its line.
+    File(String, usize),
+    /// An environment variable.
+    Env(String),
+    /// A flag, or the command itself.
+    Flag(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Default => f.pad("default"),
+            Origin::File(file, line) => f.pad(&format!("{file}:{line}")),
+            Origin::Env(name) | Origin::Flag(name) => f.pad(name),
+        }
+    }
+}
+
+impl Serialize for Origin {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+/// One value, for `marea check`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Setting {
+    /// `pipeline.workers`
+    pub key: String,
+    /// `2`
+    pub value: String,
+    /// `marea.toml:3`
+    pub origin: Origin,
+}
+
+impl Loaded {
+    /// Where a value came from.
+    pub fn origin(&self, key: &str) -> Origin {
+        self.settings.iter().find(|s| s.key == key).map_or(Origin::Default, |s| s.origin.clone())
+    }
+}
+
+/// A configuration, and where each of its values came from.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The values.
+    pub config: Config,
+    /// The same for people, in the order of the sections.
+    pub settings: Vec<Setting>,
+    /// What is allowed but unwise.
+    pub warnings: Vec<String>,
+}
+
+/// A flag's `(section, key)`, its value as it would be written in the environment, and its name.
+#[derive(Clone, Debug)]
+pub struct Flag {
+    /// The section.
+    pub section: &'static str,
+    /// The key.
+    pub key: &'static str,
+    /// The value, or several.
+    pub values: Vec<String>,
+    /// `--workers`, or `marea replay`.
+    pub name: String,
+}
+
+/// Everything that is wrong, at least one line.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct ConfigErrors(pub Vec<String>);
+
+/// What is read.
+pub struct Sources<'a> {
+    /// The file that was named (it must exist); none: [`DEFAULT_FILE`], if it is there.
+    pub file: Option<&'a Path>,
+    /// The environment.
+    pub env: &'a [(String, String)],
+    /// Flags, the later over the earlier.
+    pub flags: &'a [Flag],
+    /// Processors of this machine.
+    pub cores: usize,
+}
+
+/// A value as somebody wrote it.
+#[derive(Clone, Debug)]
+enum Given {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Given {
+    fn items(&self) -> Vec<String> {
+        match self {
+            Given::One(text) => split(text),
+            Given::Many(items) => items.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Given::One(text) => f.write_str(text),
+            Given::Many(items) => f.write_str(&items.join(", ")),
+        }
+    }
+}
+
+type Values = BTreeMap<(&'static str, &'static str), (Given, Origin)>;
+
+/// Reads and checks everything.
+pub fn load(sources: &Sources<'_>) -> Result<Loaded, ConfigErrors> {
+    let mut reader = Reader { values: Values::new(), errors: Vec::new() };
+    for (section, key, default) in KEYS {
+        reader.values.insert((section, key), (Given::One(default.to_owned()), Origin::Default));
+    }
+    reader.file(sources.file);
+    reader.env(sources.env);
+    for flag in sources.flags {
+        let given = match flag.values.as_slice() {
+            [one] => Given::One(one.clone()),
+            many => Given::Many(many.to_vec()),
+        };
+        reader.values.insert((flag.section, flag.key), (given, Origin::Flag(flag.name.clone())));
+    }
+    reader.finish(sources.cores)
+}
+
+struct Reader {
+    values: Values,
+    errors: Vec<String>,
+}
+
+impl Reader {
+    fn file(&mut self, named: Option<&Path>) {
+        let path = named.unwrap_or(Path::new(DEFAULT_FILE));
+        let name = path.display().to_string();
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(e) if named.is_none() && e.kind() == std::io::ErrorKind::NotFound => return,
+            Err(e) => return self.errors.push(format!("{name}: cannot be read: {e}")),
+        };
+        self.toml(&name, &text);
+    }
+
+    fn toml(&mut self, name: &str, text: &str) {
+        let line = |at: usize| text[..at.min(text.len())].matches('\n').count() + 1;
+        let (document, errors) = DeTable::parse_recoverable(text);
+        for error in errors {
+            let at = error.span().map_or(0, |s| s.start);
+            self.errors.push(format!("{name}:{}: {}", line(at), error.message().trim_end().replace('\n', "; ")));
+        }
+        for (section, table) in document.get_ref() {
+            let here = format!("{name}:{}", line(section.span().start));
+            let section: &str = section.get_ref();
+            if !KEYS.iter().any(|(s, ..)| *s == section) {
+                let hint = suggest(section, KEYS.iter().map(|(s, ..)| *s));
+                self.errors.push(format!("{here}: {}: unknown section{hint}", excerpt(section)));
+                continue;
+            }
+            let Some(table) = table.get_ref().as_table() else {
+                self.errors.push(format!("{here}: {section}: must be a section, [{section}]"));
+                continue;
+            };
+            for (key, value) in table {
+                let at = line(key.span().start);
+                let origin = Origin::File(name.to_owned(), at);
+                match scalar_or_list(value.get_ref()) {
+                    Ok(given) => self.put(section, key.get_ref(), given, origin),
+                    Err(must) => self.errors.push(format!("{origin}: {section}.{}: {must}", excerpt(key.get_ref()))),
+                }
+            }
+        }
+    }
+
+    fn env(&mut self, env: &[(String, String)]) {
+        let mut ours: Vec<_> = env.iter().filter(|(name, _)| name.starts_with(ENV_PREFIX)).collect();
+        ours.sort();
+        for (name, value) in ours {
+            let rest = name[ENV_PREFIX.len()..].to_ascii_lowercase();
+            let origin = Origin::Env(name.clone());
+            let Some((section, key)) = rest.split_once("__") else {
+                self.errors.push(format!("{origin}: must be {ENV_PREFIX}SECTION__KEY"));
+                continue;
+            };
+            if !KEYS.iter().any(|(s, ..)| *s == section) {
+                let hint = suggest(section, KEYS.iter().map(|(s, ..)| *s));
+                self.errors.push(format!("{origin}: {}: unknown section{hint}", excerpt(section)));
+                continue;
+            }
+            self.put(section, key, Given::One(value.clone()), origin);
+        }
+    }
+
+    fn put(&mut self, section: &str, key: &str, given: Given, origin: Origin) {
+        match KEYS.iter().find(|(s, k, _)| *s == section && *k == key) {
+            Some((section, key, _)) => {
+                self.values.insert((section, key), (given, origin));
+            }
+            None => {
+                let keys = KEYS.iter().filter(|(s, ..)| *s == section).map(|(_, k, _)| *k);
+                let hint = suggest(key, keys);
+                self.errors.push(format!("{origin}: {section}.{}: unknown key{hint}", excerpt(key)));
+            }
+        }
+    }
+
+    /// The value of a key through `parse`; what it says is wrong is an error, and the value none.
+    fn read<T>(
+        &mut self,
+        section: &'static str,
+        key: &'static str,
+        parse: impl FnOnce(&Given) -> Result<T, String>,
+    ) -> Option<T> {
+        let (given, origin) = &self.values[&(section, key)];
+        match parse(given) {
+            Ok(value) => Some(value),
+            Err(must) => {
+                let value = excerpt(&given.to_string());
+                self.errors.push(format!("{origin}: {section}.{key}: {value:?} {must}"));
+                None
+            }
+        }
+    }
+
+    /// Replaces a default that depends on something else.
+    fn computed(&mut self, section: &'static str, key: &'static str, default: &str, value: impl FnOnce() -> Given) {
+        let entry = &self.values[&(section, key)];
+        if entry.1 == Origin::Default && entry.0.to_string() == default {
+            self.values.insert((section, key), (value(), Origin::Default));
+        }
+    }
+
+    fn finish(mut self, cores: usize) -> Result<Loaded, ConfigErrors> {
+        self.computed("pipeline", "workers", CORES, || Given::One((cores / 2).clamp(1, 8).to_string()));
+        let clock = self.read("pipeline", "clock", |g| choice(g, &[("wall", Clock::Wall), ("event", Clock::Event)]));
+        let lateness = self.read("pipeline", "lateness", |g| duration(&g.to_string()));
+        let workers = self.read("pipeline", "workers", |g| whole(g, 1, MAX_WORKERS));
+        let timeframes = self.read("pipeline", "timeframes", timeframes);
+        let max_ticks = self.read("pipeline", "max_ticks", |g| whole(g, 1, 1_000_000));
+
+        let known = timeframes.clone().unwrap_or_default();
+        let but_base = if known.len() > 1 { &known[1..] } else { &known[..] };
+        let but_base = but_base.iter().map(ToString::to_string).collect();
+        self.computed("indicators", "timeframes", ALL_BUT_BASE, || Given::Many(but_base));
+        let all = || Given::Many(IndicatorSpec::defaults().iter().map(ToString::to_string).collect());
+        self.computed("indicators", "list", ALL_INDICATORS, all);
+        let on = self.read("indicators", "timeframes", |g| subset(g, &known));
+        let list = self.read("indicators", "list", indicators);
+
+        let kinds = [("synthetic", SourceKind::Synthetic), ("file", SourceKind::File)];
+        let kind = self.read("source", "kind", |g| choice(g, &kinds));
+        let paths = self.read("source", "paths", |g| Ok(g.items().into_iter().map(PathBuf::from).collect::<Vec<_>>()));
+        let paths = paths.unwrap_or_default();
+        if kind == Some(SourceKind::File) {
+            let origin = self.values[&("source", "paths")].1.clone();
+            if paths.is_empty() {
+                self.errors
+                    .push(format!("{origin}: source.paths: source.kind is \"file\", so at least one must be named"));
+            }
+            for path in &paths {
+                if let Err(e) = readable(path) {
+                    self.errors.push(format!("{origin}: source.paths: {:?} {e}", excerpt(&path.display().to_string())));
+                }
+            }
+        }
+        let accounts = self.read("source", "accounts", optional_file);
+        let csv_formats = [("", None)].into_iter().chain(csv::Format::ALL.iter().map(|f| (f.as_str(), Some(*f))));
+        let csv_formats: Vec<_> = csv_formats.collect();
+        let csv_format = self.read("source", "csv_format", |g| choice(g, &csv_formats));
+        let speed = self.read("source", "speed", speed);
+        let seed = self.read("source", "seed", |g| whole(g, 0, u64::MAX));
+        let rate = self.read("source", "rate", rate);
+        let live_file = self.read("live", "file", optional_file);
+        let store_path = self.read("store", "path", store_path);
+        let listen = self.read("feed", "listen", listen);
+        let levels = ["error", "warn", "info", "debug", "trace"];
+        let levels: Vec<_> = levels.iter().filter_map(|l| Some((*l, l.parse::<tracing::Level>().ok()?))).collect();
+        let level = self.read("log", "level", |g| choice(g, &levels));
+        let json = self.read("log", "format", |g| choice(g, &[("text", false), ("json", true)]));
+        let log_file = self.read("log", "file", |g| {
+            let path = g.to_string();
+            Ok((!path.is_empty()).then(|| PathBuf::from(path)))
+        });
+
+        let config = || {
+            Some(Config {
+                pipeline: Pipeline {
+                    clock: clock?,
+                    lateness: lateness?,
+                    workers: workers? as usize,
+                    timeframes: timeframes?,
+                    max_ticks: max_ticks? as usize,
+                },
+                indicators: Indicators { timeframes: on?, list: list? },
+                source: Source {
+                    kind: kind?,
+                    paths,
+                    accounts: accounts?,
+                    csv_format: csv_format?,
+                    speed: speed?,
+                    seed: seed?,
+                    rate: rate?,
+                },
+                live_file: live_file?,
+                store_path: store_path?,
+                listen: listen?,
+                log: Log { level: level?, json: json?, file: log_file? },
+            })
+        };
+        let (true, Some(config)) = (self.errors.is_empty(), config()) else { return Err(ConfigErrors(self.errors)) };
+        let mut warnings = Vec::new();
+        let origin = |section, key| &self.values[&(section, key)].1;
+        if config.pipeline.workers > cores {
+            warnings.push(format!(
+                "{}: pipeline.workers: {} workers on {cores} cores will wait for each other",
+                origin("pipeline", "workers"),
+                config.pipeline.workers
+            ));
+        }
+        if !config.listen.ip().is_loopback() {
+            warnings.push(format!(
+                "{}: feed.listen: {} is open to the network, and the feed asks nobody who they are",
+                origin("feed", "listen"),
+                config.listen
+            ));
+        }
+        let settings = KEYS.iter().map(|(section, key, _)| {
+            let (given, origin) = &self.values[&(*section, *key)];
+            Setting { key: format!("{section}.{key}"), value: given.to_string(), origin: origin.clone() }
+        });
+        Ok(Loaded { config, settings: settings.collect(), warnings })
+    }
+}
+
+/// `; did you mean "x"?`, when something is near enough.
+pub fn suggest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let distance = |k: &str| strsim::damerau_levenshtein(word, k);
+    match known.map(|k| (distance(k), k)).min() {
+        Some((distance, nearest)) if distance <= 2.max(nearest.len() / 3) => format!("; did you mean {nearest:?}?"),
+        _ => String::new(),
+    }
+}
+
+/// A length of time: `250ms`, `30s`, `10m`, `4h`, `2d`.
+pub fn duration(text: &str) -> Result<Nanos, String> {
+    let error = || "must be a length of time such as 250ms, 30s, 10m, 4h or 2d".to_owned();
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let unit = match &text[digits..] {
+        "ms" => MILLI,
+        "s" => SECOND,
+        "m" => 60 * SECOND,
+        "h" => 3_600 * SECOND,
+        "d" => 86_400 * SECOND,
+        _ => return Err(error()),
+    };
+    text[..digits].parse::<Nanos>().ok().and_then(|n| n.checked_mul(unit)).ok_or_else(error)
+}
+
+/// Splits at commas that stand outside of parentheses.
+fn split(text: &str) -> Vec<String> {
+    let (mut items, mut depth, mut from) = (Vec::new(), 0, 0);
+    for (i, c) in text.char_indices() {
+        match c {
+            '(' => depth += 1,
+            ')' => depth -= 1,
+            ',' if depth == 0 => {
+                items.push(text[from..i].trim().to_owned());
+                from = i + 1;
+            }
+            _ => {}
+        }
+    }
+    items.push(text[from..].trim().to_owned());
+    items.retain(|item| !item.is_empty());
+    items
+}
+
+fn scalar_or_list(value: &DeValue<'_>) -> Result<Given, String> {
+    let scalar = |value: &DeValue<'_>| match value {
+        DeValue::String(text) => Some(text.to_string()),
+        DeValue::Integer(n) => Some(n.to_string()),
+        DeValue::Float(n) => Some(n.to_string()),
+        DeValue::Boolean(b) => Some(b.to_string()),
+        DeValue::Datetime(t) => Some(t.to_string()),
+        DeValue::Array(_) | DeValue::Table(_) => None,
+    };
+    match value {
+        DeValue::Array(items) => {
+            let items: Option<Vec<String>> = items.iter().map(|item| scalar(item.get_ref())).collect();
+            items.map(Given::Many).ok_or_else(|| "must be a list of plain values".to_owned())
+        }
+        one => scalar(one).map(Given::One).ok_or_else(|| "must be a plain value or a list, not a table".to_owned()),
+    }
+}
+
+fn choice<T: Copy>(given: &Given, choices: &[(&str, T)]) -> Result<T, String> {
+    let text = given.to_string();
+    choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).ok_or_else(|| {
+        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).filter(|name| !name.is_empty()).collect();
+        format!("must be {}{}", one_of(&names), suggest(&text, names.iter().copied()))
+    })
+}
+
+fn one_of(names: &[&str]) -> String {
+    match names {
+        [init @ .., last] if !init.is_empty() => format!("{} or {last}", init.join(", ")),
+        names => names.join(", "),
+    }
+}
+
+fn whole(given: &Given, least: u64, most: u64) -> Result<u64, String> {
+    let n = given.to_string().replace('_', "").parse::<u64>().ok().filter(|n| (least..=most).contains(n));
+    n.ok_or_else(|| format!("must be a whole number from {least} to {most}"))
+}
+
+fn timeframes(given: &Given) -> Result<Vec<Timeframe>, String> {
+    let list = given.items();
+    let list: Vec<Timeframe> = list
+        .iter()
+        .map(|t| t.parse())
+        .collect::<Result<_, marea_model::time::TimeframeError>>()
+        .map_err(|e| e.to_string())?;
+    let Some(base) = list.first() else { return Err("must name at least one timeframe".to_owned()) };
+    if list.windows(2).any(|pair| pair[0] >= pair[1]) {
+        return Err("must rise, the base first".to_owned());
+    }
+    match list.iter().find(|t| t.nanos() % base.nanos() != 0) {
+        Some(odd) => Err(format!("must be multiples of the first: {odd} is none of {base}")),
+        None => Ok(list),
+    }
+}
+
+fn subset(given: &Given, known: &[Timeframe]) -> Result<Vec<Timeframe>, String> {
+    let mut list = Vec::new();
+    for item in given.items() {
+        match item.parse::<Timeframe>().ok().filter(|t| known.contains(t)) {
+            Some(timeframe) => list.push(timeframe),
+            // Without known timeframes their own error says enough.
+            None if known.is_empty() => {}
+            None => {
+                let known: Vec<String> = known.iter().map(ToString::to_string).collect();
+                return Err(format!("must be of pipeline.timeframes ({}); {item:?} is not", known.join(", ")));
+            }
+        }
+    }
+    list.sort();
+    list.dedup();
+    Ok(list)
+}
+
+fn indicators(given: &Given) -> Result<Vec<IndicatorSpec>, String> {
+    given.items().iter().map(|item| item.parse::<IndicatorSpec>().map_err(|e| format!("{item}: {e}"))).collect()
+}
+
+fn speed(given: &Given) -> Result<Speed, String> {
+    let text = given.to_string();
+    if text == "full" {
+        return Ok(Speed::Full);
+    }
+    let times = text.strip_suffix('x').and_then(|n| n.parse::<f64>().ok());
+    match times.filter(|n| n.is_finite() && *n > 0.0) {
+        Some(times) => Ok(Speed::Times(times)),
+        None => Err("must be full, or a multiple of real time such as 1x or 60x".to_owned()),
+    }
+}
+
+fn rate(given: &Given) -> Result<f64, String> {
+    let rate = given.to_string().parse::<f64>().ok().filter(|n| (0.01..=1e7).contains(n));
+    rate.ok_or_else(|| "must be ticks a second, from 0.01 to 10000000".to_owned())
+}
+
+fn readable(path: &Path) -> Result<(), String> {
+    match std::fs::File::open(path).and_then(|f| f.metadata()) {
+        Ok(metadata) if metadata.is_dir() => Err("is a folder, not a file".to_owned()),
+        Ok(_) => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err("is not there".to_owned()),
+        Err(e) => Err(format!("cannot be read: {e}")),
+    }
+}
+
+fn optional_file(given: &Given) -> Result<Option<PathBuf>, String> {
+    let text = given.to_string();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let path = PathBuf::from(text);
+    readable(&path).map(|()| Some(path))
+}
+
+fn store_path(given: &Given) -> Result<PathBuf, String> {
+    let path = PathBuf::from(given.to_string());
+    if path.as_os_str().is_empty() {
+        return Err("must name a file".to_owned());
+    }
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if path.is_dir() {
+        return Err("is a folder, not a file".to_owned());
+    }
+    if folder.is_dir() {
+        Ok(path)
+    } else {
+        Err(format!("must be in a folder that exists: {} does not", folder.display()))
+    }
+}
+
+fn listen(given: &Given) -> Result<SocketAddr, String> {
+    let text = given.to_string().replace("localhost", "127.0.0.1");
+    text.parse().map_err(|_| "must be an address and a port, such as 127.0.0.1:8000".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load_with(
+        toml: &str,
+        env: &[(&str, &str)],
+        flags: &[(&'static str, &'static str, &str, &str)],
+    ) -> Result<Loaded, ConfigErrors> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("marea.toml");
+        std::fs::write(&path, toml).unwrap();
+        let env: Vec<_> = env.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        let flags: Vec<_> = flags
+            .iter()
+            .map(|(section, key, value, name)| Flag {
+                section,
+                key,
+                values: vec![value.to_string()],
+                name: name.to_string(),
+            })
+            .collect();
+        let name = folder.path().display().to_string() + "/";
+        load(&Sources { file: Some(&path), env: &env, flags: &flags, cores: 2 })
+            .map_err(|e| ConfigErrors(e.0.into_iter().map(|line| line.replace(&name, "")).collect()))
+    }
+
+    fn errors(toml: &str, env: &[(&str, &str)], flags: &[(&'static str, &'static str, &str, &str)]) -> Vec<String> {
+        load_with(toml, env, flags).unwrap_err().0
+    }
+
+    #[test]
+    fn every_error_has_its_place_its_key_its_value_and_what_it_must_be() {
+        let cases: &[(&str, &str)] = &[
+            ("[pipeline]\nworker = 2", "marea.toml:2: pipeline.worker: unknown key; did you mean \"workers\"?"),
+            ("[pipelin]\nworkers = 2", "marea.toml:1: pipelin: unknown section; did you mean \"pipeline\"?"),
+            ("[kafka]\nbrokers = 'x'", "marea.toml:1: kafka: unknown section"),
+            ("[pipeline]\nzzzzzzzzzz = 2", "marea.toml:2: pipeline.zzzzzzzzzz: unknown key"),
+            ("pipeline = 3", "marea.toml:1: pipeline: must be a section, [pipeline]"),
+            ("[pipeline]\nworkers = 0", "marea.toml:2: pipeline.workers: \"0\" must be a whole number from 1 to 256"),
+            ("[pipeline]\nworkers = -1", "marea.toml:2: pipeline.workers: \"-1\" must be a whole number from 1 to 256"),
+            (
+                "[pipeline]\nworkers = 1.5",
+                "marea.toml:2: pipeline.workers: \"1.5\" must be a whole number from 1 to 256",
+            ),
+            (
+                "[pipeline]\nworkers = {}",
+                "marea.toml:2: pipeline.workers: must be a plain value or a list, not a table",
+            ),
+            (
+                "[pipeline]\nmax_ticks = 0",
+                "marea.toml:2: pipeline.max_ticks: \"0\" must be a whole number from 1 to 1000000",
+            ),
+            (
+                "[pipeline]\nclock = 'wal'",
+                "marea.toml:2: pipeline.clock: \"wal\" must be wall or event; did you mean \"wall\"?",
+            ),
+            (
+                "[pipeline]\nlateness = 600",
+                "marea.toml:2: pipeline.lateness: \"600\" must be a length of time such as 250ms, 30s, 10m, 4h or 2d",
+            ),
+            (
+                "[pipeline]\nlateness = '-1s'",
+                "marea.toml:2: pipeline.lateness: \"-1s\" must be a length of time such as 250ms, 30s, 10m, 4h or 2d",
+            ),
+            (
+                "[pipeline]\nlateness = '99999999999999999999s'",
+                "marea.toml:2: pipeline.lateness: \"99999999999999999999s\" must be a length of time such as 250ms, 30s, 10m, 4h or 2d",
+            ),
+            ("[pipeline]\ntimeframes = []", "marea.toml:2: pipeline.timeframes: \"\" must name at least one timeframe"),
+            (
+                "[pipeline]\ntimeframes = ['7m']",
+                "marea.toml:2: pipeline.timeframes: \"7m\" timeframe \"7m\" is not a length such as 10ms, 1s, 5m, 1h or 1d that divides a day",
+            ),
+            (
+                "[pipeline]\ntimeframes = ['5m', '1m']",
+                "marea.toml:2: pipeline.timeframes: \"5m, 1m\" must rise, the base first",
+            ),
+            (
+                "[pipeline]\ntimeframes = ['2m', '5m']",
+                "marea.toml:2: pipeline.timeframes: \"2m, 5m\" must be multiples of the first: 5m is none of 2m",
+            ),
+            (
+                "[indicators]\ntimeframes = ['4h']",
+                "marea.toml:2: indicators.timeframes: \"4h\" must be of pipeline.timeframes (1s, 1m, 5m, 1h); \"4h\" is not",
+            ),
+            ("[source]\nkind = 'kafka'", "marea.toml:2: source.kind: \"kafka\" must be synthetic or file"),
+            (
+                "[source]\nkind = 'file'",
+                "default: source.paths: source.kind is \"file\", so at least one must be named",
+            ),
+            (
+                "[source]\nkind = 'file'\npaths = ['/nowhere/a.csv']",
+                "marea.toml:3: source.paths: \"/nowhere/a.csv\" is not there",
+            ),
+            ("[source]\nkind = 'file'\npaths = ['/']", "marea.toml:3: source.paths: \"/\" is a folder, not a file"),
+            (
+                "[source]\nspeed = '0x'",
+                "marea.toml:2: source.speed: \"0x\" must be full, or a multiple of real time such as 1x or 60x",
+            ),
+            (
+                "[source]\nspeed = 'nanx'",
+                "marea.toml:2: source.speed: \"nanx\" must be full, or a multiple of real time such as 1x or 60x",
+            ),
+            (
+                "[source]\nseed = 'x'",
+                "marea.toml:2: source.seed: \"x\" must be a whole number from 0 to 18446744073709551615",
+            ),
+            ("[source]\nrate = 0", "marea.toml:2: source.rate: \"0\" must be ticks a second, from 0.01 to 10000000"),
+            (
+                "[source]\nrate = nan",
+                "marea.toml:2: source.rate: \"nan\" must be ticks a second, from 0.01 to 10000000",
+            ),
+            ("[live]\nfile = '/nowhere/live.toml'", "marea.toml:2: live.file: \"/nowhere/live.toml\" is not there"),
+            ("[store]\npath = ''", "marea.toml:2: store.path: \"\" must name a file"),
+            (
+                "[store]\npath = '/nowhere/marea.db'",
+                "marea.toml:2: store.path: \"/nowhere/marea.db\" must be in a folder that exists: /nowhere does not",
+            ),
+            (
+                "[feed]\nlisten = 'http://127.0.0.1:8000'",
+                "marea.toml:2: feed.listen: \"http://127.0.0.1:8000\" must be an address and a port, such as 127.0.0.1:8000",
+            ),
+            (
+                "[feed]\nlisten = '127.0.0.1:65536'",
+                "marea.toml:2: feed.listen: \"127.0.0.1:65536\" must be an address and a port, such as 127.0.0.1:8000",
+            ),
+            (
+                "[log]\nlevel = 'inof'",
+                "marea.toml:2: log.level: \"inof\" must be error, warn, info, debug or trace; did you mean \"info\"?",
+            ),
+            ("[log]\nformat = 'xml'", "marea.toml:2: log.format: \"xml\" must be text or json"),
+        ];
+        for (toml, expected) in cases {
+            assert_eq!(errors(toml, &[], &[]), [*expected], "{toml}");
+        }
+    }
+
+    #[test]
+    fn all_errors_are_listed_and_the_environment_and_flags_are_named() {
+        let found = errors(
+            "[pipeline]\nworkers = 'many'\nworker = 1\n[log]\nlevel = 7",
+            &[
+                ("MAREA__FEED__LISTEN", "8000"),
+                ("MAREA__FEED__LISTN", "x"),
+                ("MAREA__FED__LISTEN", "x"),
+                ("MAREA__FEED", "x"),
+                ("MAREA_UNRELATED", "x"),
+            ],
+            &[("pipeline", "lateness", "soon", "--lateness")],
+        );
+        assert_eq!(
+            found,
+            [
+                "marea.toml:3: pipeline.worker: unknown key; did you mean \"workers\"?",
+                "MAREA__FED__LISTEN: fed: unknown section; did you mean \"feed\"?",
+                "MAREA__FEED: must be MAREA__SECTION__KEY",
+                "MAREA__FEED__LISTN: feed.listn: unknown key; did you mean \"listen\"?",
+                "--lateness: pipeline.lateness: \"soon\" must be a length of time such as 250ms, 30s, 10m, 4h or 2d",
+                "marea.toml:2: pipeline.workers: \"many\" must be a whole number from 1 to 256",
+                "MAREA__FEED__LISTEN: feed.listen: \"8000\" must be an address and a port, such as 127.0.0.1:8000",
+                "marea.toml:5: log.level: \"7\" must be error, warn, info, debug or trace",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_broken_file_is_named_with_its_line() {
+        let found = errors("[pipeline]\nworkers = = 2\n[log]\nlevel = 'loud'\n", &[], &[]);
+        assert!(found[0].starts_with("marea.toml:2: "), "{found:?}");
+        assert!(found.iter().any(|e| e.starts_with("marea.toml:4: log.level: \"loud\"")), "{found:?}");
+        let missing = load(&Sources { file: Some(Path::new("/nowhere/m.toml")), env: &[], flags: &[], cores: 2 });
+        let text = missing.unwrap_err().to_string();
+        assert!(text.starts_with("/nowhere/m.toml: cannot be read: "), "{text}");
+    }
+
+    #[test]
+    fn the_later_layer_wins_and_every_value_knows_its_origin() {
+        let toml = "[pipeline]\nworkers = 1\nlateness = '1m'\nclock = 'event'\ntimeframes = ['1m', '5m']";
+        let env = [("MAREA__PIPELINE__LATENESS", "2m"), ("MAREA__PIPELINE__CLOCK", "event")];
+        let flags = [("pipeline", "clock", "wall", "--clock")];
+        let loaded = load_with(toml, &env, &flags).unwrap();
+        let config = &loaded.config.pipeline;
+        assert_eq!((config.workers, config.lateness, config.clock), (1, 120 * SECOND, Clock::Wall));
+        assert_eq!(loaded.config.indicators.timeframes, [Timeframe::M5], "the default follows the timeframes");
+        let of = |key: &str| {
+            let setting = loaded.settings.iter().find(|s| s.key == key).unwrap();
+            let origin = setting.origin.to_string();
+            (setting.value.clone(), origin.rsplit('/').next().unwrap_or_default().to_owned())
+        };
+        assert_eq!(of("pipeline.workers"), ("1".to_owned(), "marea.toml:2".to_owned()));
+        assert_eq!(of("pipeline.lateness"), ("2m".to_owned(), "MAREA__PIPELINE__LATENESS".to_owned()));
+        assert_eq!(of("pipeline.clock"), ("wall".to_owned(), "--clock".to_owned()));
+        assert_eq!(of("pipeline.max_ticks"), ("10000".to_owned(), "default".to_owned()));
+        assert_eq!(of("indicators.timeframes"), ("5m".to_owned(), "default".to_owned()));
+        assert_eq!(loaded.settings.len(), KEYS.len());
+    }
+
+    #[test]
+    fn what_is_unwise_is_a_warning() {
+        let loaded = load_with(
+            "",
+            &[],
+            &[("pipeline", "workers", "3", "--workers"), ("feed", "listen", "0.0.0.0:80", "--listen")],
+        );
+        assert_eq!(
+            loaded.unwrap().warnings,
+            [
+                "--workers: pipeline.workers: 3 workers on 2 cores will wait for each other",
+                "--listen: feed.listen: 0.0.0.0:80 is open to the network, and the feed asks nobody who they are",
+            ]
+        );
+    }
+
+    #[test]
+    fn lists_read_the_same_from_text_and_toml() {
+        assert_eq!(split("ema(12), macd(12,26,9) ,,obv"), ["ema(12)", "macd(12,26,9)", "obv"]);
+        let from_toml = load_with("[indicators]\nlist = ['ema(12)', 'macd(12,26,9)']", &[], &[]).unwrap();
+        let from_env = load_with("", &[("MAREA__INDICATORS__LIST", "ema(12),macd(12,26,9)")], &[]).unwrap();
+        assert_eq!(from_toml.config.indicators.list, from_env.config.indicators.list);
+        let refused = errors("[indicators]\nlist = ['ema(0)']", &[], &[]);
+        assert!(refused[0].starts_with("marea.toml:2: indicators.list: \"ema(0)\" ema(0): "), "{refused:?}");
+    }
+}

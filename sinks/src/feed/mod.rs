@@ -1,0 +1,231 @@
+//! The feed: REST, server-sent events, Prometheus and the page, on one loopback listener.
+//!
+//! ```text
+//!  committer ──publish──► View (latest state) ──► /api/v1/…
+//!                    └──► Hub (ring, broadcast) ─► /api/v1/stream
+//!  workers ───beat──────► Health ───────────────► /health, /ready
+//! ```
+//!
+//! 1. **Durable first**: only what is committed is published; every row carries generation, epoch and seq.
+//! 2. **Fails closed**: the heartbeat's deadline is 5 s after the last commit. Past it, or when `now` reaches a
+//!    verdict's `valid_until`, a reader must block; nothing here ever extends either.
+//! 3. **Bounded**: bodies, queries, replays, queues and readers have limits; a reader that does not read is disconnected.
+//! 4. Every error is problem+json and names the field and the value. No name that comes from outside is interned.
+
+mod api;
+mod guard;
+mod health;
+mod problem;
+mod query;
+mod stream;
+
+pub use crate::view::Clock;
+pub use health::{Health, WORKER_TIMEOUT};
+pub use problem::Problem;
+
+use crate::metrics::Metrics;
+use crate::store::{Committed, Reader};
+use crate::view::View;
+use axum::Router;
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::Request;
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn, map_response};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use guard::Guarded;
+use marea_model::cursor::excerpt;
+use marea_model::output::ClosedEpoch;
+use marea_model::{AccountId, Symbol};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio::net::TcpListener;
+
+/// The most bytes of a request's body; nothing here takes one.
+const MAX_BODY: usize = 64 * 1024;
+/// A write without progress for this long ends its connection.
+const WRITE_STALL: Duration = Duration::from_secs(10);
+/// How long open requests have once the feed stops.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How a feed is set up.
+#[derive(Clone, Debug)]
+pub struct FeedConfig {
+    /// Which clock epochs follow.
+    pub clock: Clock,
+    /// How many workers beat.
+    pub workers: usize,
+    /// For bars older than the view's, and readers that resume. Without it they get what is in memory.
+    pub store: Option<Reader>,
+    /// `/ready` says no when the last commit is older, or further behind, than this.
+    pub max_lag: Duration,
+}
+
+/// Tells what verdicts on a symbol, and of an account, are judged by right now: quote, policy, equity.
+type Facts = Box<dyn Fn(Symbol, Option<AccountId>) -> serde_json::Value + Send + Sync>;
+
+/// The feed. Cloning shares it.
+#[derive(Clone, Debug)]
+pub struct Feed {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    view: View,
+    hub: stream::Hub,
+    health: Health,
+    metrics: Metrics,
+    store: Option<Reader>,
+    max_lag: Duration,
+    facts: OnceLock<Facts>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Feed").field("view", &self.view).field("max_lag", &self.max_lag).finish_non_exhaustive()
+    }
+}
+
+impl Feed {
+    /// A feed that has nothing to say yet.
+    pub fn new(config: FeedConfig, metrics: Metrics) -> Feed {
+        let last_seq = config.store.as_ref().map_or(0, Reader::opened_at_seq);
+        let inner = Inner {
+            view: View::new(config.clock),
+            hub: stream::Hub::new(last_seq),
+            health: Health::new(config.workers),
+            metrics,
+            store: config.store,
+            max_lag: config.max_lag,
+            facts: OnceLock::new(),
+        };
+        Feed { inner: Arc::new(inner) }
+    }
+
+    /// Publishes committed epochs: to the view, to the stream, to the metrics. Empty ones too: they carry the
+    /// heartbeat, so the committer must come by at least once a second.
+    pub fn publish(&self, epochs: &[ClosedEpoch], committed: &Committed) {
+        let corrections = self.inner.view.apply(epochs, committed);
+        self.inner.hub.audit(&committed.audit, committed.last_seq);
+        self.inner.metrics.committed(epochs, committed);
+        self.inner.metrics.corrections("bars", corrections.base);
+        self.inner.metrics.corrections("rollup", corrections.rolled_up);
+        if let Some(lag) = self.inner.view.status().lag_seconds {
+            self.inner.metrics.frontier_lag("published", lag);
+        }
+    }
+
+    /// Answers `/api/v1/facts/{symbol}` with this. They are as of what was cut last, not of what was committed: for
+    /// people who ask why, not for decisions. The first call counts.
+    pub fn set_facts(&self, facts: impl Fn(Symbol, Option<AccountId>) -> serde_json::Value + Send + Sync + 'static) {
+        let _ = self.inner.facts.set(Box::new(facts));
+    }
+
+    /// The workers' heartbeats, and whether the state is complete.
+    pub fn health(&self) -> &Health {
+        &self.inner.health
+    }
+
+    /// The latest state.
+    pub fn view(&self) -> &View {
+        &self.inner.view
+    }
+
+    /// The metrics that `/metrics` shows.
+    pub fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
+    }
+
+    /// Serves until `stop` completes; then ends every stream and gives open requests two seconds.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> std::io::Result<()> {
+        let ticker = tokio::spawn(self.clone().tick());
+        let (stopped, mut stopping) = tokio::sync::watch::channel(false);
+        let feed = self.clone();
+        let server = axum::serve(Guarded { listener, stall: WRITE_STALL }, self.router());
+        let server = server.with_graceful_shutdown(async move {
+            stop.await;
+            feed.inner.hub.stop();
+            stopped.send_replace(true);
+        });
+        let over = async {
+            // An error means that the server has gone, and with it the sender.
+            let _ = stopping.wait_for(|stopped| *stopped).await;
+            tokio::time::sleep(GRACE).await;
+        };
+        let served = tokio::select! {
+            served = server.into_future() => served,
+            () = over => Ok(()),
+        };
+        ticker.abort();
+        served
+    }
+
+    fn router(&self) -> Router {
+        Router::new()
+            .route("/", get(api::index))
+            .route("/app.js", get(api::script))
+            .route("/style.css", get(api::style))
+            .route("/health", get(api::health))
+            .route("/ready", get(api::ready))
+            .route("/metrics", get(api::metrics))
+            .route("/api/v1/status", get(api::status))
+            .route("/api/v1/symbols", get(api::symbols))
+            .route("/api/v1/recommendations", get(api::recommendations))
+            .route("/api/v1/recommendations/{symbol}/latest", get(api::recommendation))
+            .route("/api/v1/verdicts", get(api::verdicts))
+            .route("/api/v1/bars/{symbol}", get(api::bars))
+            .route("/api/v1/metrics/{symbol}", get(api::backtest_metrics))
+            .route("/api/v1/facts/{symbol}", get(api::facts))
+            .route("/api/v1/stream", get(stream::get))
+            .fallback(not_found)
+            .method_not_allowed_fallback(not_allowed)
+            .layer(from_fn(no_body))
+            .layer(map_response(harden))
+            .with_state(self.clone())
+    }
+}
+
+async fn not_found(uri: Uri) -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, format!("nothing is at {}", excerpt(uri.path())))
+}
+
+async fn not_allowed(method: Method, uri: Uri) -> Problem {
+    let detail = format!("{} is not allowed at {}, only GET", excerpt(method.as_str()), excerpt(uri.path()));
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
+}
+
+/// Nothing here takes a body: one that is too large is 413 whatever the method, any other is 400 with GET.
+async fn no_body(request: Request, next: Next) -> Result<Response, Problem> {
+    let (parts, body) = request.into_parts();
+    let too_large = || {
+        let detail = format!("the body is larger than {MAX_BODY} bytes, and nothing here takes one");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+    };
+    let announced = parts.headers.get(header::CONTENT_LENGTH).and_then(|l| l.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > MAX_BODY as u64) {
+        return Err(too_large());
+    }
+    let body: Bytes = to_bytes(body, MAX_BODY).await.map_err(|_| too_large())?;
+    if !body.is_empty() && parts.method == Method::GET {
+        let detail = format!("GET takes no body, {} bytes came", body.len());
+        return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+    }
+    Ok(next.run(Request::from_parts(parts, Body::empty())).await)
+}
+
+/// What every answer carries: it is fresh, is what it says, and may load and frame nothing from elsewhere.
+async fn harden(response: Response) -> Response {
+    let mut response = response.into_response();
+    let headers = response.headers_mut();
+    let policy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
+                  base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    response
+}

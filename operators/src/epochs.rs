@@ -2,17 +2,16 @@
 //! with all that its inputs sent at it, and what it gives leaves at that epoch.
 //!
 //! ```text
-//!  inputs ──► stash by epoch ──► frontier moves from F to G: kernel(e) for each stashed e in [F, G),
-//!                                and for G − 1 even if nothing was sent ──► outputs at e ──► frontier G
+//!  inputs ──► stash by epoch ──► frontier moves to G: kernel(e) for each epoch e < G that the clock told ──► outputs at e
+//!  clock  ──┘                                                                                    ──► frontier G
 //! ```
 //!
+//! * The *clock* tells which epochs there are: a stream of one [`Progress`] an epoch on every worker, data or not. So time
+//!   passes without ticks: an operator with timers knows `now` only from its epoch. (A frontier alone could not tell: while
+//!   records of epoch F are on their way between workers it stands at F, and F − 1 is no epoch that was ever cut.)
 //! * The operator's frontier is the least of its open inputs' frontiers; a closed input holds nothing back.
-//! * `G − 1` without data is how time passes: an operator with timers knows `now` only from its epoch. Whoever drives
-//!   the dataflow therefore advances inputs straight from `E + 1` to `F + 1` (data of epoch `F` are sent at `F`, and the
-//!   worker does not step between), so that only epochs that were cut come by.
 //! * No epoch is processed twice, none out of order, and nothing happens while the frontier stands.
-//! * All inputs closed: what is stashed is processed, then the operator finishes. The epoch that only a frontier could
-//!   have told of is unknown then, so inputs are closed after the last epoch is complete.
+//! * All inputs closed: what is stashed is processed, then the operator finishes.
 //! * State: the epochs in flight. Cost: one map entry per input and epoch; data are moved, never copied.
 //! * The output frontier promises: everything at epochs before it has been given.
 //!
@@ -21,44 +20,51 @@
 //! An operator that sums each epoch and shows when there was nothing to sum:
 //!
 //! ```
+//! use marea_model::Progress;
 //! use marea_operators::epochs::{EpochOperator, EpochStream};
 //! use timely::dataflow::channels::pact::Pipeline;
 //!
-//! fn sums<'scope>(numbers: EpochStream<'scope, u64>) -> EpochStream<'scope, (u64, u64)> {
-//!     let mut operator = EpochOperator::new("sums", numbers.scope());
+//! fn sums<'scope>(clock: EpochStream<'scope, Progress>, numbers: EpochStream<'scope, u64>) -> EpochStream<'scope, (u64, u64)> {
+//!     let mut operator = EpochOperator::new("sums", clock);
 //!     let numbers = operator.input(numbers, Pipeline);
 //!     let (sums, stream) = operator.output();
-//!     operator.build(move |epoch| sums.give((epoch, numbers.drain().sum())));
+//!     operator.build(move |epoch, _| sums.give((epoch, numbers.drain().sum())));
 //!     stream
 //! }
 //! # use timely::dataflow::operators::{Input, Inspect, Probe};
 //! # timely::execute_directly(|worker| {
-//! #     let (mut input, probe) = worker.dataflow(|scope| {
+//! #     let (mut clock, mut input, probe) = worker.dataflow(|scope| {
+//! #         let (clock, clock_stream) = scope.new_input::<Vec<Progress>>();
 //! #         let (input, stream) = scope.new_input::<Vec<u64>>();
 //! #         let expected = [(0, 3), (9, 0)];
-//! #         (input, sums(stream).inspect(move |sum| assert!(expected.contains(sum), "{sum:?}")).probe().0)
+//! #         let sums = sums(clock_stream, stream).inspect(move |sum| assert!(expected.contains(sum), "{sum:?}"));
+//! #         (clock, input, sums.probe().0)
 //! #     });
 //! #     input.send(1);
 //! #     input.send(2);
-//! #     for next in [1, 10] {
-//! #         input.advance_to(next);
-//! #         worker.step_while(|| probe.less_than(&next));
+//! #     for epoch in [0, 9] {
+//! #         clock.advance_to(epoch);
+//! #         input.advance_to(epoch);
+//! #         clock.send(Progress::START);
+//! #         clock.advance_to(epoch + 1);
+//! #         input.advance_to(epoch + 1);
+//! #         worker.step_while(|| probe.less_than(&(epoch + 1)));
 //! #     }
 //! # });
 //! ```
 
-use marea_model::Epoch;
+use marea_model::{Epoch, Progress};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use timely::communication::Pull;
 use timely::dataflow::channels::Message;
-use timely::dataflow::channels::pact::ParallelizationContract;
+use timely::dataflow::channels::pact::{ParallelizationContract, Pipeline};
 use timely::dataflow::channels::pushers;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::InputHandleCore;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
-use timely::dataflow::{Scope, Stream};
+use timely::dataflow::Stream;
 
 /// A stream of `D` at epochs.
 pub type EpochStream<'scope, D> = Stream<'scope, Epoch, Vec<D>>;
@@ -162,14 +168,22 @@ impl<D: 'static> Emit for EmitOf<D> {
 /// Builds one operator: name its inputs and outputs, then [`EpochOperator::build`] it around a kernel.
 pub struct EpochOperator<'scope> {
     builder: OperatorBuilder<'scope, Epoch>,
+    clock: Rc<RefCell<Vec<Vec<Progress>>>>,
     stashes: Vec<Box<dyn Stash>>,
     emits: Vec<Box<dyn Emit>>,
 }
 
 impl<'scope> EpochOperator<'scope> {
-    /// An operator without inputs and outputs yet.
-    pub fn new(name: &str, scope: Scope<'scope, Epoch>) -> Self {
-        EpochOperator { builder: OperatorBuilder::new(name.to_owned(), scope), stashes: Vec::new(), emits: Vec::new() }
+    /// An operator without inputs and outputs yet. The clock must reach every worker by itself: it is not routed.
+    pub fn new(name: &str, clock: EpochStream<'scope, Progress>) -> Self {
+        let mut operator = EpochOperator {
+            builder: OperatorBuilder::new(name.to_owned(), clock.scope()),
+            clock: Rc::default(),
+            stashes: Vec::new(),
+            emits: Vec::new(),
+        };
+        operator.clock = operator.input(clock, Pipeline).current;
+        operator
     }
 
     /// Adds an input, routed by `pact`.
@@ -192,9 +206,9 @@ impl<'scope> EpochOperator<'scope> {
         (Output { buffer }, stream)
     }
 
-    /// Builds the operator around `kernel`, which is called once for each complete epoch.
-    pub fn build(self, mut kernel: impl FnMut(Epoch) + 'static) {
-        let EpochOperator { builder, mut stashes, mut emits } = self;
+    /// Builds the operator around `kernel`, which is called once for each complete epoch, with the progress at its end.
+    pub fn build(self, mut kernel: impl FnMut(Epoch, Progress) + 'static) {
+        let EpochOperator { builder, clock, mut stashes, mut emits } = self;
         builder.build(move |mut capabilities| {
             let mut reached: Epoch = 0;
             move |frontiers| {
@@ -206,29 +220,26 @@ impl<'scope> EpochOperator<'scope> {
                 if frontier == Some(reached) {
                     return;
                 }
-                let complete = |epoch: &Epoch| frontier.is_none_or(|f| *epoch < f);
-                let mut next = stashes.iter().filter_map(|s| s.first()).min();
-                let mut process = |epoch: Epoch| {
+                while let Some(epoch) = stashes.iter().filter_map(|s| s.first()).min() {
+                    if frontier.is_some_and(|f| epoch >= f) {
+                        break;
+                    }
                     for stash in &mut stashes {
                         stash.show(epoch);
                     }
-                    kernel(epoch);
+                    let progress = clock.take().into_iter().flatten().last();
+                    // Data at an epoch that the clock did not tell would be lost silently.
+                    debug_assert!(progress.is_some(), "epoch {epoch} has data, and the clock did not tell it");
+                    if let Some(progress) = progress {
+                        kernel(epoch, progress);
+                    }
                     for (emit, capability) in emits.iter_mut().zip(&mut capabilities) {
                         capability.downgrade(&epoch);
                         emit.emit(capability);
                     }
-                    stashes.iter().filter_map(|s| s.first()).min()
-                };
-                let mut last = None;
-                while let Some(epoch) = next.filter(complete) {
-                    next = process(epoch);
-                    last = Some(epoch);
                 }
                 match frontier {
                     Some(frontier) => {
-                        if last != Some(frontier - 1) {
-                            process(frontier - 1);
-                        }
                         for capability in &mut capabilities {
                             capability.downgrade(&frontier);
                         }
@@ -251,20 +262,21 @@ mod tests {
 
     /// A kernel that shows what it is called with, and has a timer: it says so once `due` is reached.
     fn show<'scope>(
+        clock: EpochStream<'scope, Progress>,
         numbers: EpochStream<'scope, u64>,
         words: EpochStream<'scope, String>,
         due: Epoch,
     ) -> (EpochStream<'scope, String>, EpochStream<'scope, Epoch>) {
-        let mut operator = EpochOperator::new("show", numbers.scope());
+        let mut operator = EpochOperator::new("show", clock);
         let numbers = operator.input(numbers, Exchange::new(|n: &u64| *n));
         let (shown, shown_stream) = operator.output();
         let words = operator.input(words, Pipeline);
         let (fired, fired_stream) = operator.output();
         let mut timer = Some(due);
-        operator.build(move |epoch| {
-            let total: u64 = numbers.drain().sum();
-            shown.give_vec(vec![format!("{epoch}: {total} {}", words.take().join("+"))]);
-            if let Some(due) = timer.take_if(|due| *due <= epoch) {
+        operator.build(move |epoch, _| {
+            let sum: u64 = numbers.drain().sum();
+            shown.give(format!("{epoch}: {sum} {}", words.take().concat()));
+            if let Some(due) = timer.take_if(|due| epoch >= *due) {
                 fired.give(due);
             }
         });
@@ -285,98 +297,69 @@ mod tests {
         })
     }
 
+    /// Feeds worker 0 with `numbers` and `words` of each epoch, all workers with the clock; gives what this worker showed
+    /// and when its timer fired.
+    fn run(
+        worker: &mut timely::worker::Worker,
+        epochs: &[(Epoch, Vec<u64>, &str)],
+        due: Epoch,
+    ) -> (Vec<(Epoch, String)>, Vec<(Epoch, Epoch)>) {
+        let (seen, fired) = (Seen::default(), Rc::default());
+        let (mut clock, mut numbers, mut words, probe) = worker.dataflow(|scope| {
+            let (clock, clock_stream) = scope.new_input::<Vec<Progress>>();
+            let (numbers, number_stream) = scope.new_input::<Vec<u64>>();
+            let (words, word_stream) = scope.new_input::<Vec<String>>();
+            let (shown, timer) = show(clock_stream, number_stream, word_stream, due);
+            watch(timer, &fired);
+            (clock, numbers, words, watch(shown, &seen).probe().0)
+        });
+        for (epoch, n, w) in epochs {
+            clock.advance_to(*epoch);
+            numbers.advance_to(*epoch);
+            words.advance_to(*epoch);
+            clock.send(Progress::START);
+            if worker.index() == 0 {
+                n.iter().for_each(|n| numbers.send(*n));
+                words.send((*w).to_owned());
+            }
+            clock.advance_to(epoch + 1);
+            numbers.advance_to(epoch + 1);
+            words.advance_to(epoch + 1);
+            worker.step_while(|| probe.less_than(&(epoch + 1)));
+        }
+        drop((clock, numbers, words));
+        worker.step_while(|| !probe.done());
+        (seen.take(), fired.take())
+    }
+
     #[test]
-    fn each_complete_epoch_once_in_order_and_the_last_even_without_data() {
+    fn each_complete_epoch_once_in_order_also_without_data() {
         timely::execute_directly(|worker| {
-            let (seen, fired) = (Seen::default(), Rc::default());
-            let (mut numbers, mut words, probe) = worker.dataflow(|scope| {
-                let (numbers, number_stream) = scope.new_input::<Vec<u64>>();
-                let (words, word_stream) = scope.new_input::<Vec<String>>();
-                let (shown, timer) = show(number_stream, word_stream, 25);
-                watch(timer, &fired);
-                (numbers, words, watch(shown, &seen).probe().0)
-            });
-            let expect = |expected: &[(Epoch, &str)]| {
-                let shown = seen.take();
-                let shown: Vec<(Epoch, &str)> = shown.iter().map(|(e, s)| (*e, s.as_str())).collect();
-                assert_eq!(shown, expected);
-            };
-
-            numbers.send(1);
-            numbers.send(2);
-            numbers.advance_to(8);
-            numbers.send(3);
-            numbers.advance_to(11);
-            for _ in 0..8 {
-                worker.step();
-            }
-            expect(&[]); // the other input has not said that anything is complete
-
-            words.send("a".to_owned());
-            words.advance_to(11);
-            worker.step_while(|| probe.less_than(&11));
-            expect(&[(0, "0: 3 a"), (8, "8: 3 "), (10, "10: 0 ")]);
-
-            // Only one of the two moves: the epoch is not complete.
-            numbers.send(4);
-            numbers.advance_to(21);
-            for _ in 0..8 {
-                worker.step();
-            }
-            expect(&[]);
-            words.advance_to(21);
-            worker.step_while(|| probe.less_than(&21));
-            expect(&[(11, "11: 4 "), (20, "20: 0 ")]);
-            assert_eq!(*fired.borrow(), vec![]);
-
+            let epochs = [(3, vec![1, 2], "a"), (8, vec![3], ""), (20, vec![], ""), (30, vec![], ""), (31, vec![4], "b")];
+            let (seen, fired) = run(worker, &epochs, 25);
+            let seen: Vec<(Epoch, &str)> = seen.iter().map(|(e, s)| (*e, s.as_str())).collect();
+            assert_eq!(seen, [(3, "3: 3 a"), (8, "8: 3 "), (20, "20: 0 "), (30, "30: 0 "), (31, "31: 4 b")]);
             // Time passes, nothing is sent: the timer fires, once.
-            numbers.advance_to(31);
-            words.advance_to(31);
-            worker.step_while(|| probe.less_than(&31));
-            expect(&[(30, "30: 0 ")]);
-            assert_eq!(*fired.borrow(), vec![(30, 25)]);
-
-            // A closed input holds nothing back; closing the last one finishes what is stashed and adds nothing.
-            drop(words);
-            numbers.advance_to(41);
-            worker.step_while(|| probe.less_than(&41));
-            expect(&[(40, "40: 0 ")]);
-            numbers.send(5);
-            drop(numbers);
-            worker.step_while(|| !probe.done());
-            expect(&[(41, "41: 5 ")]);
+            assert_eq!(fired, [(30, 25)]);
         });
     }
 
     #[test]
-    fn workers_agree() {
+    fn workers_see_the_same_epochs_while_records_are_on_their_way() {
         let results = timely::execute(timely::Config::process(2), |worker| {
-            let seen = Seen::default();
-            let (mut numbers, mut words, probe) = worker.dataflow(|scope| {
-                let (numbers, number_stream) = scope.new_input::<Vec<u64>>();
-                let (words, word_stream) = scope.new_input::<Vec<String>>();
-                let shown = show(number_stream, word_stream, 0).0;
-                (numbers, words, watch(shown, &seen).probe().0)
-            });
-            for next in [5, 9] {
-                if worker.index() == 0 {
-                    (0..1000).for_each(|n| numbers.send(n));
-                }
-                numbers.advance_to(next);
-                words.advance_to(next);
-                worker.step_while(|| probe.less_than(&next));
-            }
-            seen.take()
+            let epochs: Vec<(Epoch, Vec<u64>, &str)> = (1..200).map(|e| (e * 7, (0..e * 5).collect(), "")).collect();
+            run(worker, &epochs, 701)
         })
         .unwrap();
-        let mut sums: Vec<u64> = Vec::new();
-        for seen in results.join() {
-            for (_, shown) in seen.unwrap() {
-                sums.push(shown.split(' ').nth(1).unwrap().parse().unwrap());
-            }
+        let seen: Vec<_> = results.join().into_iter().map(Result::unwrap).collect();
+        for (shown, fired) in &seen {
+            let epochs: Vec<Epoch> = shown.iter().map(|(e, _)| *e).collect();
+            assert_eq!(epochs, (1..200).map(|e| e * 7).collect::<Vec<_>>());
+            assert_eq!(*fired, [(707, 701)]);
         }
-        sums.sort_unstable();
-        assert_eq!(sums.iter().sum::<u64>(), 2 * 499_500);
-        assert!(sums.contains(&249_500) && sums.contains(&250_000), "{sums:?}");
+        for (i, n) in (1_u64..200).map(|e| e * 5).enumerate() {
+            let sums: u64 = seen.iter().map(|(shown, _)| shown[i].1.split(' ').nth(1).unwrap().parse::<u64>().unwrap()).sum();
+            assert_eq!(sums, n * (n - 1) / 2);
+        }
     }
 }

@@ -11,17 +11,17 @@
 //!
 //! * Key: (account, symbol); accounts are those listed as master or slave, symbols the configured ones, those that have
 //!   ticks, and those recommended now. At most one retraction and one insertion a key and epoch.
-//! * A verdict is a pure function of the facts that stand and of `now`, so it corrects itself: whatever order they came
-//!   in, the same verdict stands in the end. Only `as_of` tells when it was computed, and alone it is no change.
-//! * `now` moves: window edges, expiry and delay wait in one timer a pair, staleness in one timer a symbol. The timer of
-//!   staleness is lazy: a quote does not move it, it looks at the quote when it fires.
+//! * A verdict is a pure function of the facts that stand and of `now`, so it corrects itself: whatever order they
+//!   came in, the same verdict stands in the end. Only `as_of` tells when it was computed, and alone it is no change.
+//! * `now` moves: window edges, expiry and delay wait in one timer a pair, staleness in one timer a symbol. The
+//!   timer of staleness is lazy: a quote does not move it, it looks at the quote when it fires.
 //! * Without a valid policy nothing that it limits is judged: POLICY_INVALID or NO_POLICY blocks, with the reasons that
 //!   need no policy. Prices and stops are judged for entries and increases only, delay and drawdown for all but exits.
 //! * Ties: of an account's snapshots with the same (event_time, seq) the greater by content stands. The peak counts all
 //!   snapshots that ever came, also of accounts that are not listed (yet).
 //! * Each instance owns the symbols with `stable_hash % peers == index`; configuration and accounts reach all of them.
-//! * State: facts; per pair its verdict. Cost: a quote within the limits that hold costs a few comparisons; an epoch with
-//!   nothing due costs a look at the first timer; a fact costs the pairs that it touches.
+//! * State: facts; per pair its verdict. Cost: a quote within the limits that hold costs a few comparisons; an epoch
+//!   with nothing due costs a look at the first timer; a fact costs the pairs that it touches.
 //! * The output frontier promises: the verdicts at epochs before it, as of their `now`.
 //!
 //! # Examples
@@ -57,7 +57,9 @@ use judge::{Answer, Facts, PatternWindows, Reading, Standing, Watch};
 use marea_model::live::{ConfigUpdate, LiveConfig, Pattern, PolicyState, Role, Touched};
 use marea_model::time::now_ns;
 use marea_model::verdict::Intent;
-use marea_model::{AccountId, AccountSnapshot, Epoch, Instrument, Instruments, Nanos, Recommendation, Symbol, Verdict};
+use marea_model::{
+    AccountId, AccountSnapshot, Epoch, Instrument, Instruments, Nanos, Progress, Recommendation, Symbol, Verdict,
+};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
@@ -582,9 +584,10 @@ impl Gate {
     }
 }
 
-/// The operator: recommendations and quotes routed to the worker of their symbol; every worker is given all snapshots and
-/// all of the configuration.
+/// The operator: recommendations and quotes routed to the worker of their symbol; every worker is given all snapshots
+/// and all of the configuration.
 pub fn gate<'scope>(
+    clock: EpochStream<'scope, Progress>,
     recommendations: EpochStream<'scope, (Arc<Recommendation>, i64)>,
     quotes: EpochStream<'scope, QuoteUpdate>,
     accounts: EpochStream<'scope, AccountSnapshot>,
@@ -593,7 +596,7 @@ pub fn gate<'scope>(
     index: usize,
     peers: usize,
 ) -> EpochStream<'scope, (Arc<Verdict>, i64)> {
-    let mut operator = EpochOperator::new("gate", quotes.scope());
+    let mut operator = EpochOperator::new("gate", clock);
     // Recommendations are made where their symbol lives; rows shared by pointer never leave a worker.
     let recommendations = operator.input(recommendations, Pipeline);
     let quotes = operator.input(quotes, Exchange::new(|quote: &QuoteUpdate| quote.symbol.stable_hash()));
@@ -601,7 +604,7 @@ pub fn gate<'scope>(
     let config = operator.input(config, Pipeline);
     let (verdicts, stream) = operator.output();
     let mut kernel = Gate::new(instruments, index, peers);
-    operator.build(move |epoch| {
+    operator.build(move |epoch, _| {
         let config = config.take();
         verdicts.give_vec(kernel.epoch(epoch, recommendations.take(), quotes.take(), accounts.take(), &config));
     });

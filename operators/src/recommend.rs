@@ -8,9 +8,9 @@
 //! ```
 //!
 //! * Key: symbol; there is one recommendation where there is a closed decision bar, also without any strategy (HOLD).
-//! * BUY or SELL at a confidence of 70 with 2 agreeing voters, STRONG_ at 85 with 3. HOLD leans to a side (`bias`) at 50.
-//!   Strength exactly 0 (both sides alike): HOLD, bias to the voter with the better trailing return, then the smaller id.
-//!   Without ATR, or where no price holds the levels: HOLD.
+//! * BUY or SELL at a confidence of 70 with 2 agreeing voters, STRONG_ at 85 with 3. HOLD leans to a side (`bias`) at
+//!   50. Strength exactly 0 (both sides alike): HOLD, bias to the voter with the better trailing return, then the
+//!   smaller id. Without ATR, or where no price holds the levels: HOLD.
 //! * Entry range close ± ¼ ATR(14), stop 2 ATR, target 3 ATR, each on the nearest tick (ties away from zero).
 //! * Expired from three bars after the bar's close; before that invalidated as long as the price since the close has
 //!   touched stop or target (BUY and SELL only). Both correct themselves: a busted tick may make it active again.
@@ -55,7 +55,7 @@ use marea_model::live::{ConfigUpdate, LiveConfig, Pattern, Touched};
 use marea_model::num::pow10;
 use marea_model::recommendation::{Action, Contribution, DecisionBar, Status, Vote, reason_names};
 use marea_model::time::{now_ms, now_ns};
-use marea_model::{Decimal, Epoch, F64, Instrument, Instruments, Nanos, Recommendation, StrategyId, Symbol};
+use marea_model::{Decimal, Epoch, F64, Instrument, Instruments, Nanos, Progress, Recommendation, StrategyId, Symbol};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
@@ -380,19 +380,20 @@ impl Recommend {
 
 /// The operator: contributions and decision bars routed to the worker of their symbol, the configuration given to all.
 pub fn recommend<'scope>(
+    clock: EpochStream<'scope, Progress>,
     contributions: EpochStream<'scope, (Contribution, i64)>,
     decisions: EpochStream<'scope, (DecisionBar, i64)>,
     config: EpochStream<'scope, ConfigUpdate>,
     instruments: &Instruments,
 ) -> EpochStream<'scope, (Arc<Recommendation>, i64)> {
-    let mut operator = EpochOperator::new("recommend", contributions.scope());
+    let mut operator = EpochOperator::new("recommend", clock);
     let route = |(row, _): &(Contribution, i64)| row.symbol.stable_hash();
     let contributions = operator.input(contributions, Exchange::new(route));
     let decisions = operator.input(decisions, Exchange::new(|(bar, _): &(DecisionBar, i64)| bar.symbol.stable_hash()));
     let config = operator.input(config, Pipeline);
     let (recommendations, stream) = operator.output();
     let mut kernel = Recommend::new(instruments);
-    operator.build(move |epoch| {
+    operator.build(move |epoch, _| {
         let config = config.take();
         recommendations.give_vec(kernel.epoch(epoch, contributions.take(), decisions.take(), &config));
     });

@@ -1,7 +1,7 @@
 //! No-trade windows as intervals that block, and the timers that let an operator act when `now` reaches an instant.
 //!
-//! A window blocks in `[start − pre, end + post)`: its start blocks, its end frees. Windows that overlap or touch are one
-//! block; an `active` window (and half a window) blocks without end. The patterns that match a pair are kept apart and
+//! A window blocks in `[start − pre, end + post)`: its start blocks, its end frees. Windows that overlap or touch are
+//! one block; an `active` window (and half a window) blocks without end. The patterns that match a pair are kept apart and
 //! united when asked, so that an edit of `*` costs the windows of `*`, not those of every pair.
 //!
 //! **No arrangement holds future times.** An operator keeps the next instant of each of its keys in [`Timers`]; an edit

@@ -226,3 +226,83 @@ pub fn wall_now() -> Nanos {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use marea_model::output::Change;
+    use marea_model::time::Timeframe;
+    use marea_model::{Bar, BarBody, Output, Price, Progress, Size, Symbol};
+
+    fn epoch(epoch: Epoch, changes: usize) -> ClosedEpoch {
+        let bar = |i: usize| Bar {
+            symbol: Symbol::new("A").unwrap(),
+            timeframe: Timeframe::S1,
+            open_time: i as Nanos * 1_000_000_000,
+            body: BarBody::first(Price(1), Size(1)),
+            scale: 2,
+            closed: true,
+        };
+        ClosedEpoch {
+            epoch,
+            changes: (0..changes).map(|i| Change::Upsert(Output::Bar(bar(i)))).collect(),
+            dead: Vec::new(),
+            totals: Totals { records_in: 1, accepted: 1, ..Totals::default() },
+            cursors: Vec::new(),
+            progress: Progress::START,
+        }
+    }
+
+    #[test]
+    fn everything_is_committed_in_order_and_kept() {
+        let (out, outputs) = crossbeam_channel::unbounded();
+        let (notes_out, notes) = crossbeam_channel::unbounded();
+        let committer = Committer {
+            target: Target::Memory(Box::new(Ledger::new(1))),
+            feed: None,
+            metrics: Metrics::new("0", "file"),
+            clock: Clock::Event,
+            workers: 1,
+            keep_state: true,
+            notes,
+            deadline: Box::new(|| None),
+        };
+        for i in 1..=600 {
+            if i % 100 == 0 {
+                notes_out.send(Note { epoch: i, received: Some(0), config: Vec::new() }).unwrap();
+            }
+            out.send(epoch(i, usize::from(i % 2 == 0) * 3)).unwrap();
+        }
+        drop(out);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let outcome = committer.run(&outputs, runtime.handle()).unwrap();
+        assert_eq!((outcome.epoch, outcome.totals.records_in, outcome.state.rows().len()), (600, 600, 3));
+        assert!(outcome.totals.balanced() && outcome.dead.is_empty());
+    }
+
+    #[test]
+    fn a_store_gets_the_same_and_is_closed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("marea.db");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let store = runtime.block_on(Store::open(&path)).unwrap();
+        let (out, outputs) = crossbeam_channel::unbounded();
+        let (_, notes) = crossbeam_channel::unbounded();
+        let committer = Committer {
+            target: Target::Sqlite(Box::new(store)),
+            feed: None,
+            metrics: Metrics::new("0", "file"),
+            clock: Clock::Event,
+            workers: 1,
+            keep_state: false,
+            notes,
+            deadline: Box::new(|| None),
+        };
+        (1..=10).for_each(|i| out.send(epoch(i, 2)).unwrap());
+        drop(out);
+        let outcome = committer.run(&outputs, runtime.handle()).unwrap();
+        assert_eq!((outcome.epoch, outcome.state.rows().len()), (10, 0));
+        let again = runtime.block_on(Store::open(&path)).unwrap();
+        assert_eq!((again.standing().upper, again.standing().totals), (11, outcome.totals));
+    }
+}

@@ -131,34 +131,48 @@ pub fn build(
 
         let ticks = bars(records, progress.clone(), settings.instruments.clone(), settings.timeframes[0]);
         let base_bars = if peers == 1 { ticks.bars } else { ticks.bars.broadcast() };
-        let scanned = scan(base_bars, progress, config.clone(), kernel);
-        let recommendations =
-            recommend(scanned.contributions, scanned.decisions, config.clone(), &settings.instruments);
-        let verdicts =
-            gate(recommendations.clone(), ticks.quotes, accounts, config, &settings.instruments, index, peers);
+        let scanned = scan(base_bars, progress.clone(), config.clone(), kernel);
+        let recommendations = recommend(
+            progress.clone(),
+            scanned.contributions,
+            scanned.decisions,
+            config.clone(),
+            &settings.instruments,
+        );
+        let verdicts = gate(
+            progress.clone(),
+            recommendations.clone(),
+            ticks.quotes,
+            accounts,
+            config,
+            &settings.instruments,
+            index,
+            peers,
+        );
 
         let recommendations = recommendations.map(|(row, diff)| Delta { output: Output::Recommendation(row), diff });
         let verdicts = verdicts.map(|(row, diff)| Delta { output: Output::Verdict(row), diff });
         let deltas = scope.concatenate([scanned.deltas, recommendations, verdicts]);
-        report(deltas, ticks.dead, ticks.counts, index, reports).probe_with(probe);
+        report(progress, deltas, ticks.dead, ticks.counts, index, reports).probe_with(probe);
         Inputs { records: records_in, progress: progress_in, config: config_in, accounts: accounts_in }
     }))
 }
 
 /// The end of the path: hands what each complete epoch did to the gatherer.
 fn report<'scope>(
+    clock: EpochStream<'scope, Progress>,
     deltas: EpochStream<'scope, Delta>,
     dead: EpochStream<'scope, DeadLetter>,
     counts: EpochStream<'scope, Counts>,
     worker: usize,
     reports: Sender<Report>,
 ) -> EpochStream<'scope, ()> {
-    let mut operator = EpochOperator::new("report", deltas.scope());
+    let mut operator = EpochOperator::new("report", clock);
     let deltas = operator.input(deltas, Pipeline);
     let dead = operator.input(dead, Pipeline);
     let counts = operator.input(counts, Pipeline);
     let (_, done) = operator.output::<()>();
-    operator.build(move |epoch| {
+    operator.build(move |epoch, _| {
         let (deltas, dead) = (deltas.take(), dead.take());
         let mut pieces: Vec<(Epoch, Piece)> = counts.drain().map(|c| (epoch, Piece::Counts(c))).collect();
         if !deltas.is_empty() {

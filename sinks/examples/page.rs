@@ -1,6 +1,8 @@
 //! The page on a made-up market, to work on its looks without a pipeline:
 //! `cargo run -p marea-sinks --example page`, then open the address that it prints.
-//! An argument is how many seconds it publishes before it falls silent, to see the page fail closed.
+//! An argument is how many seconds it publishes before it falls silent, to see the page fail closed; a second one is
+//! the port.
+#![allow(clippy::unwrap_used)]
 
 #[allow(dead_code, unreachable_pub)]
 #[path = "../tests/sinks/fixture.rs"]
@@ -131,13 +133,7 @@ fn stand(market: &Market, time: Nanos) -> Vec<Change> {
             ),
             unproven,
             silent,
-        ]
-        .into_iter()
-        .map(|mut v| {
-            v.side = v.side.signum();
-            v
-        })
-        .collect();
+        ];
         row.explanation.summary = both(
             "Strength 0.80 of 1 and consensus 75 % give a confidence of 78: 3 of 5 strategies agree.",
             "Fuerza 0,80 de 1 y consenso del 75 % dan una confianza de 78: coinciden 3 de 5 estrategias.",
@@ -165,10 +161,9 @@ fn stand(market: &Market, time: Nanos) -> Vec<Change> {
         row.as_of = time;
         row.valid_until = Some(Timeframe::M5.open_time(time) + 900 * SECOND);
         row.blocked_until = row.blocked_until.map(|_| time + 754 * SECOND);
-        if let (Some(entry), Some((_, _, scale, _))) = (row.entry, MARKET.iter().find(|m| m.0 == of)) {
+        if let (Some(_), Some((_, _, scale, _))) = (row.entry, MARKET.iter().find(|m| m.0 == of)) {
             let close = market.price[of];
             let decimal = |mantissa| Some(marea_model::Decimal { mantissa, scale: *scale });
-            let _ = entry;
             row.entry = decimal(close);
             row.stop_loss = decimal(close - close / 500);
             row.take_profit = decimal(close + close * 3 / 1000);

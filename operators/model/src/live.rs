@@ -2,21 +2,26 @@
 //!
 //! | key | meaning | a value that cannot be read |
 //! |---|---|---|
-//! | `/echo/core/master_accounts`, `slave_accounts` | comma list or JSON array | names: a problem; the whole list: its last accounts stand, POLICY_INVALID |
+//! | `/echo/core/master_accounts`, `slave_accounts` | accounts, comma list or JSON array | [1] |
 //! | `/echo/core/trading_enabled` | `true`; absent is `true` | is the kill switch, as any other value |
-//! | `/echo/policy/{account or *}/…` | policy, key by key the exact account over `*` | POLICY_INVALID for whom it applies to |
-//! | `/echo/windows/{account or *}/{symbol or *}[/{id}]/…` | no-trade windows, the union of all that match | POLICY_INVALID for the pairs; half a window: NO_TRADE_WINDOW |
+//! | `/echo/policy/{account or *}/…` | policy, the exact account over `*` | POLICY_INVALID for whom it applies to |
+//! | `/echo/windows/{account or *}/{symbol or *}[/{id}]/…` | no-trade windows, united | POLICY_INVALID for the pairs [2] |
 //! | `/marea/strategies/{id}` | JSON of a strategy | there is no such strategy |
 //! | `/marea/instruments/{symbol or default}` | JSON of an instrument | the instrument of the start stays |
+//!
+//! 1. A name that is none is listed as a problem. A list that cannot be read: its last accounts stand, POLICY_INVALID.
+//! 2. Half a window (a start without an end, or the reverse): NO_TRADE_WINDOW at once.
+//!
+//! A policy is resolved key by key.
 //!
 //! **The tree decides, not its past** (law L7): everything is a function of the keys and values that stand, with one
 //! exception that errs on the safe side. Where *both* account lists are absent (the whole prefix is gone), the accounts
 //! last listed stand, without a policy, so that everybody is blocked and nobody's verdict silently disappears; likewise
 //! a list that cannot be read blocks the accounts that it last named. A process that starts without lists knows none.
 //!
-//! An unknown key below a policy or a window is a typo of something that was meant to protect: it blocks like an invalid
-//! value. Two keys of one meaning (`…/eurusd/…`, `…/EURUSD/…`) contradict each other: invalid too. Any other unknown key
-//! is listed as a problem and has no effect.
+//! An unknown key below a policy or a window is a typo of something that was meant to protect: it blocks like an
+//! invalid value. Two keys of one meaning (`…/eurusd/…`, `…/EURUSD/…`) contradict each other: invalid too. Any other
+//! unknown key is listed as a problem and has no effect.
 //!
 //! Cost: an update is one step in an ordered map. Policies and windows are read from the tree when asked; whoever asks
 //! often keeps the answer until [`LiveConfig::apply`] says that it was touched.

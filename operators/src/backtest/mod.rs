@@ -25,7 +25,7 @@
 //! - **Equity** = cash + units · close at every closed bar, no commission for an exit not yet made.
 //!
 //! The state is some 450 bytes, `Copy`, and compared bit by bit: its own checkpoint. It holds sums over all history, so
-//! after an edit it runs to the tip. Cost: 5 to 10 ns a bar beside what the rule costs; no allocation.
+//! after an edit it runs to the tip. Cost: about 10 ns a bar beside what the rule costs; no allocation.
 //!
 //! ```
 //! use marea_model::{StrategyId, strategy::parse_strategy};

@@ -44,7 +44,7 @@ use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::sync::Arc;
-use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::channels::pact::Exchange;
 
 /// A base bar as it stands now.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -723,16 +723,15 @@ pub fn bars<'scope>(
     instruments: Arc<Instruments>,
     base: Timeframe,
 ) -> BarsStreams<'scope> {
-    let mut operator = EpochOperator::new("bars", records.scope());
+    let mut operator = EpochOperator::new("bars", progress);
     let records = operator.input(records, Exchange::new(|record: &Record| record.tick.symbol.stable_hash()));
-    let progress = operator.input(progress, Pipeline);
     let (bars, bar_stream) = operator.output();
     let (quotes, quote_stream) = operator.output();
     let (dead, dead_stream) = operator.output();
     let (counts, count_stream) = operator.output();
     let mut kernel = Bars::new(instruments, base);
-    operator.build(move |_| {
-        let output = kernel.epoch(records.drain(), progress.drain().last());
+    operator.build(move |_, progress| {
+        let output = kernel.epoch(records.drain(), Some(progress));
         bars.give_vec(output.bars);
         quotes.give_vec(output.quotes);
         dead.give_vec(output.dead);

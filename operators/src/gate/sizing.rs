@@ -42,7 +42,7 @@ pub(super) fn lots(
     if distance <= 0 {
         return None;
     }
-    // steps = risk · point ÷ (distance · tick_value · lot_step), where amounts are in units of 1e-8 and percent of 1e-10.
+    // steps = risk · point ÷ (distance · tick_value · lot_step); amounts are in units of 1e-8, percent of 1e-10.
     let (value, step) = (instrument.tick_value.0.into(), instrument.lot_step.0.into());
     let (mut over, mut under): ([i128; 3], [i128; 4]) = match risk {
         Risk::Percent(percent) => ([equity?.0.into(), percent.0.into(), point], [distance, value, step, 100]),

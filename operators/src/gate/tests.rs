@@ -742,14 +742,15 @@ fn wired(workers: usize) -> Vec<(Epoch, Verdict, i64)> {
     let guards = timely::execute(timely::Config::process(workers), move |worker| {
         let send = send.lock().unwrap().clone();
         let (index, peers) = (worker.index(), worker.peers());
-        let (mut contributions, mut bars, mut quotes, mut accounts, mut config, probe) = worker.dataflow(|scope| {
-            let (contributions_in, contributions) = scope.new_input::<Vec<(Contribution, i64)>>();
+        let (mut clock, mut bars, mut quotes, mut config, probe) = worker.dataflow(|scope| {
+            let (clock_in, clock) = scope.new_input::<Vec<Progress>>();
+            let (_, contributions) = scope.new_input::<Vec<(Contribution, i64)>>();
             let (bars_in, bars) = scope.new_input::<Vec<(DecisionBar, i64)>>();
             let (quotes_in, quotes) = scope.new_input::<Vec<QuoteUpdate>>();
-            let (accounts_in, accounts) = scope.new_input::<Vec<AccountSnapshot>>();
+            let (_, accounts) = scope.new_input::<Vec<AccountSnapshot>>();
             let (config_in, config) = scope.new_input::<Vec<ConfigUpdate>>();
-            let recommendations = recommend(contributions, bars, config.clone(), &instruments());
-            let verdicts = gate(recommendations, quotes, accounts, config, &instruments(), index, peers);
+            let recommendations = recommend(clock.clone(), contributions, bars, config.clone(), &instruments());
+            let verdicts = gate(clock, recommendations, quotes, accounts, config, &instruments(), index, peers);
             let verdicts = verdicts.inspect_core(move |event| {
                 if let Ok((stamp, rows)) = event {
                     for (verdict, diff) in rows {
@@ -757,13 +758,13 @@ fn wired(workers: usize) -> Vec<(Epoch, Verdict, i64)> {
                     }
                 }
             });
-            (contributions_in, bars_in, quotes_in, accounts_in, config_in, verdicts.probe().0)
+            (clock_in, bars_in, quotes_in, config_in, verdicts.probe().0)
         });
         for ms in [0, 1, 999, 1000, 5000] {
             let epoch = first_epoch(T0 / MILLI + ms);
-            // Nobody steps before the last input has moved on: only the epochs of the list come by.
-            contributions.advance_to(epoch + 1);
-            accounts.advance_to(epoch + 1);
+            clock.advance_to(epoch);
+            clock.send(Progress::START);
+            clock.advance_to(epoch + 1);
             bars.advance_to(epoch);
             quotes.advance_to(epoch);
             config.advance_to(epoch);

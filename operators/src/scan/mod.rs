@@ -261,15 +261,14 @@ pub fn scan<'scope>(
     config: EpochStream<'scope, ConfigUpdate>,
     mut kernel: Scan,
 ) -> ScanStreams<'scope> {
-    let mut operator = EpochOperator::new("scan", bars.scope());
+    let mut operator = EpochOperator::new("scan", progress);
     let bars = operator.input(bars, Pipeline);
-    let progress = operator.input(progress, Pipeline);
     let config = operator.input(config, Pipeline);
     let (deltas_out, deltas) = operator.output();
     let (contributions_out, contributions) = operator.output();
     let (decisions_out, decisions) = operator.output();
-    operator.build(move |_| {
-        let out = kernel.epoch(bars.drain(), progress.drain().last(), &config.take());
+    operator.build(move |_, progress| {
+        let out = kernel.epoch(bars.drain(), Some(progress), &config.take());
         deltas_out.give_vec(out.deltas);
         contributions_out.give_vec(out.contributions);
         decisions_out.give_vec(out.decisions);

@@ -39,13 +39,16 @@ pub(crate) struct How {
     pub(crate) cuts: Cuts,
     /// Whether neighbours of a partition come in one batch.
     pub(crate) grouped: bool,
+    /// Whether the last partition finishes first.
+    pub(crate) backwards: bool,
     /// Whether the state is compared with the oracle's after every epoch.
     pub(crate) checked: bool,
 }
 
 impl How {
     /// One worker, a cut every 9 items, unchecked.
-    pub(crate) const PLAIN: How = How { workers: 1, cuts: Cuts::Every(9), grouped: false, checked: false };
+    pub(crate) const PLAIN: How =
+        How { workers: 1, cuts: Cuts::Every(9), grouped: false, backwards: false, checked: false };
 }
 
 /// What a run left behind.
@@ -364,6 +367,9 @@ impl<'a> Run<'a> {
     }
 
     fn finish(mut self) -> Done {
+        if self.how.backwards {
+            self.partitions.reverse();
+        }
         for partition in &self.partitions {
             self.cutter.push(Input::Finished { partition: *partition }, 0);
         }

@@ -450,7 +450,7 @@ fn edit(raw: &Raw, now: Nanos) -> Vec<Edit> {
             let id = ["", "/fed", "/close"][pick % 3];
             let mut edits = put(&format!("{window}{id}/start_utc"), &format_rfc3339(start));
             edits.extend(put(&format!("{window}{id}/end_utc"), &format_rfc3339(end)));
-            if pick % 5 == 0 {
+            if pick.is_multiple_of(5) {
                 edits.extend(put(&format!("{window}{id}/pre_buffer_sec"), "45"));
                 edits.extend(put(&format!("{window}{id}/post_buffer_sec"), "75"));
             }
@@ -548,7 +548,7 @@ impl Plan {
         let greatest = greatest.chain([now]).max().unwrap_or(now);
         builder.arrivals.sort_by_key(|a| a.at);
         let beyond = i64::from(self.beyond % 240) * MINUTE;
-        let until = Timeframe::H1.close_time(greatest) + if self.beyond % 3 == 0 { beyond } else { 0 };
+        let until = Timeframe::H1.close_time(greatest) + if self.beyond.is_multiple_of(3) { beyond } else { 0 };
         History { arrivals: builder.arrivals, until, partitions: usize::from(self.partitions) }
     }
 
@@ -584,7 +584,7 @@ impl Plan {
         // A wrong tick is far off, so that it matters.
         let price = if wrong { *price + step * i64::from(raw.step % 256) } else { *price };
         builder.seq += 1;
-        let seq = if raw.pick % 7 == 0 { 1_000_000 - builder.seq } else { builder.seq };
+        let seq = if raw.pick.is_multiple_of(7) { 1_000_000 - builder.seq } else { builder.seq };
         let quotes = !matches!(symbol.as_str(), "ACME" | "NEWCO");
         let quote = if wrong { false } else { (raw.kind % 8 < 6) == quotes };
         let event = if quote {
@@ -593,7 +593,7 @@ impl Plan {
                 1 => -2,
                 _ => i64::from(raw.size % 24),
             };
-            let size = if raw.pick % 3 == 0 { Size(0) } else { Size(i64::from(raw.size) * 1_000_000) };
+            let size = if raw.pick.is_multiple_of(3) { Size(0) } else { Size(i64::from(raw.size) * 1_000_000) };
             Event::Quote { bid: Price(price), ask: Price(price + spread * step / 4), bid_size: size, ask_size: size }
         } else {
             Event::Trade { price: Price(price), size: Size((1 + i64::from(raw.size)) * 10_000_000) }
@@ -633,7 +633,9 @@ impl Plan {
             48..=63 if profile.edits => {
                 builder.arrivals.push(Arrival { at: now, item: Item::Config(edit(raw, now)) });
             }
-            64 if profile.edits => builder.arrivals.push(Arrival { at: now, item: Item::Stale(raw.pick % 2 == 0) }),
+            64 if profile.edits => {
+                builder.arrivals.push(Arrival { at: now, item: Item::Stale(raw.pick.is_multiple_of(2)) })
+            }
             65..=67 if profile.too_late => {
                 let delay = LATENESS + i64::from(raw.delay % 1000) * SECOND;
                 self.market(builder, raw, now, now + delay, false);
@@ -644,7 +646,7 @@ impl Plan {
 
     /// A wrong trade, or what says so of an earlier one: busts and corrections come before and after their target.
     fn wrong(&self, builder: &mut Builder, raw: &Raw, now: Nanos, delay: Nanos) {
-        if raw.kind % 3 == 0 || builder.trades.len() < 6 {
+        if raw.kind.is_multiple_of(3) || builder.trades.len() < 6 {
             return self.market(builder, raw, now, now + delay, true);
         }
         // Not the first trades: they make their symbols known.
@@ -669,7 +671,7 @@ impl Plan {
         let all = &builder.records;
         let Some(near) = all.get(raw.pick as usize % all.len().max(1)) else { return };
         let (symbol, near) = (near.symbol, near.event_time);
-        let open_time = base.open_time(near) + if raw.size % 8 == 0 { SECOND } else { 0 };
+        let open_time = base.open_time(near) + if raw.size.is_multiple_of(8) { SECOND } else { 0 };
         let (source, scale) = match world().instruments.by_symbol.get(&symbol) {
             Some(instrument) => {
                 (instrument.price_source, if instrument.price_source == PriceSource::Mid { 10 } else { 1 })
@@ -720,7 +722,7 @@ impl Plan {
             seq: builder.seq,
             equity: Amount(equity * 100_000_000),
             balance: Amount(10_000 * 100_000_000),
-            currency: if raw.pick % 11 == 0 { *b"EUR" } else { *b"USD" },
+            currency: if raw.pick.is_multiple_of(11) { *b"EUR" } else { *b"USD" },
             positions,
         };
         builder.arrivals.push(Arrival { at: now + delay, item: Item::Account(snapshot) });

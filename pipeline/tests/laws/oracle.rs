@@ -357,8 +357,8 @@ fn decision_bar(bars: &[Bar], closed: &Series) -> Option<DecisionBar> {
 /// The price `by` away from `close` on the nearest tick, ties away from zero.
 fn away(close: Decimal, by: f64, instrument: &Instrument) -> Decimal {
     let tick = instrument.tick_size.0 * pow10(close.scale - instrument.scale);
-    let ticks = ((close.to_f64() + by) / fixed_to_f64(tick.into(), close.scale)).round() as i64;
-    Decimal { mantissa: ticks * tick, scale: close.scale }
+    let units = (close.to_f64() + by) * pow10(close.scale) as f64;
+    Decimal { mantissa: (units / tick as f64).round() as i64 * tick, scale: close.scale }
 }
 
 fn track(c: &Contribution) -> (f64, bool) {

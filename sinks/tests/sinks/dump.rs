@@ -15,7 +15,7 @@ fn text(state: &State, table: Table) -> String {
 #[test]
 fn every_table_reads_as_promised() {
     let mut state = State::default();
-    let mut forming = bar("IBM", Timeframe::M5, OPEN, [1_819_050, 18_300_00, 1_810_001, 1_821_500], 4);
+    let mut forming = bar("IBM", Timeframe::M5, OPEN, [1_819_050, 1_830_000, 1_810_001, 1_821_500], 4);
     forming.closed = false;
     state.apply(&[
         up(Output::Bar(forming)),

@@ -306,7 +306,7 @@ impl Events {
 }
 
 fn flip(epoch: u64) -> ClosedEpoch {
-    let reasons = if epoch % 2 == 0 { vec![] } else { vec![BlockReason::QuoteStale] };
+    let reasons = if epoch.is_multiple_of(2) { vec![] } else { vec![BlockReason::QuoteStale] };
     closed(epoch, vec![up(judged(verdict("M1", "IBM", reasons)))])
 }
 

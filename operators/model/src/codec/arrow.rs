@@ -171,7 +171,8 @@ pub fn decode_batch(
         Err(error) => {
             let columns = batch.schema_ref().fields().iter();
             let columns = columns.map(|c| (c.name().clone(), c.data_type().to_string().into())).collect();
-            let original = serde_json::json!({ "schema": serde_json::Value::Object(columns), "rows": batch.num_rows() });
+            let original =
+                serde_json::json!({ "schema": serde_json::Value::Object(columns), "rows": batch.num_rows() });
             out.rejects.push(error.fault().dead(first, original.to_string().into_bytes()));
         }
     }
@@ -253,14 +254,7 @@ struct Layout {
 impl<R: Read> BatchReader<R> {
     /// A reader from the stream's first byte.
     pub fn new(input: R) -> Self {
-        BatchReader {
-            input,
-            layout: None,
-            dictionaries: HashMap::new(),
-            is_file: false,
-            started: false,
-            ended: false,
-        }
+        BatchReader { input, layout: None, dictionaries: HashMap::new(), is_file: false, started: false, ended: false }
     }
 
     /// Decodes the next batch, as [`decode_batch`] does, and returns its rows; none at the end of the stream. After an

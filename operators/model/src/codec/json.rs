@@ -37,8 +37,8 @@ use std::fmt;
 /// assert_eq!(out.rejects[0].detail, "event_time is before 1990: it looks like seconds, and must be nanoseconds");
 /// ```
 pub fn decode(decoder: &Decoder, message: &[u8], cursor: Cursor, receive_time: Nanos, out: &mut Decoded) {
-    let judged = Object::<{ Field::COUNT }>::parse(message, |name| Field::named(name).map(|f| f as usize))
-        .and_then(|object| {
+    let judged =
+        Object::<{ Field::COUNT }>::parse(message, |name| Field::named(name).map(|f| f as usize)).and_then(|object| {
             let (tick, ignored) = judge(decoder, &mut out.symbols, &object, receive_time)?;
             Ok((tick, ignored || object.unknown))
         });
@@ -177,9 +177,8 @@ impl<'a, const N: usize> Object<'a, N> {
     fn parse_text(text: &'a str, index: fn(&str) -> Option<usize>) -> Judged<Self> {
         let mut json = serde_json::Deserializer::from_str(text);
         let object = ObjectSeed { index }.deserialize(&mut json).and_then(|object| json.end().map(|()| object));
-        let object: Object<'a, N> = object.map_err(|error| {
-            Fault::new(Reason::Malformed, "", excerpt(text), format!("not a JSON object: {error}"))
-        })?;
+        let object: Object<'a, N> = object
+            .map_err(|error| Fault::new(Reason::Malformed, "", excerpt(text), format!("not a JSON object: {error}")))?;
         match object.repeated {
             None => Ok(object),
             Some((name, value)) => {

@@ -17,12 +17,10 @@ fn decoder(max_ahead: Option<Nanos>) -> Decoder {
     let mut add = |symbol: &str, instrument| instruments.by_symbol.insert(Symbol::new(symbol).unwrap(), instrument);
     add("IBM", Instrument { scale: 2, tick_size: Price(1), ..Instrument::default() });
     add("CL", Instrument { scale: 2, tick_size: Price(1), allow_negative: true, ..Instrument::default() });
-    add("EURUSD", Instrument {
-        scale: 5,
-        tick_size: Price(1),
-        price_source: PriceSource::Mid,
-        ..Instrument::default()
-    });
+    add(
+        "EURUSD",
+        Instrument { scale: 5, tick_size: Price(1), price_source: PriceSource::Mid, ..Instrument::default() },
+    );
     Decoder { instruments: Arc::new(instruments), base_timeframe: Timeframe::S1, max_ahead }
 }
 
@@ -106,10 +104,7 @@ fn rejected<'a>(cases: impl IntoIterator<Item = (String, &'a str)>, decode: impl
         let out = decode(&message);
         assert_eq!(out.rejects.iter().map(line).collect::<Vec<_>>(), [expected], "{message}");
         let reject = &out.rejects[0];
-        assert_eq!(
-            (reject.cursor, reject.original.as_slice(), out.unknown_fields),
-            (cursor(), message.as_bytes(), 0)
-        );
+        assert_eq!((reject.cursor, reject.original.as_slice(), out.unknown_fields), (cursor(), message.as_bytes(), 0));
         assert!(reject.value.len() <= 64);
     }
 }
@@ -162,15 +157,17 @@ fn negative_prices_are_allowed_per_instrument() {
 fn every_bad_trade_gets_its_sentence() {
     let long = "A".repeat(257);
     let (quoted_long, cut) = (format!("\"{long}\""), "A".repeat(64));
-    let long_symbol =
-        format!("invalid | symbol | {cut} | symbol must be 1 to 32 of A-Z, 0-9, . _ / - :");
+    let long_symbol = format!("invalid | symbol | {cut} | symbol must be 1 to 32 of A-Z, 0-9, . _ / - :");
     let cases: Vec<(String, &str)> = vec![
         (
             trade(&[])[..60].to_owned(),
             r#"malformed |  | {"kind":"trade","symbol":"IBM","event_time":"2013-10-07T13:3 | not a JSON object: EOF while parsing a string at line 1 column 60"#,
         ),
         (String::new(), "malformed |  |  | not a JSON object: EOF while parsing a value at line 1 column 0"),
-        ("[1]".to_owned(), "malformed |  | [1] | not a JSON object: invalid type: sequence, expected an object at line 1 column 0"),
+        (
+            "[1]".to_owned(),
+            "malformed |  | [1] | not a JSON object: invalid type: sequence, expected an object at line 1 column 0",
+        ),
         ("{} {}".to_owned(), "malformed |  | {} {} | not a JSON object: trailing characters at line 1 column 4"),
         (
             trade(&[]).replace("\"seq\":17", "\"price\":\"5\""),
@@ -189,7 +186,10 @@ fn every_bad_trade_gets_its_sentence() {
             "invalid | kind | trades | kind must be trade, quote, bust, correction or amend",
         ),
         (trade(&[("kind", "7")]), "invalid | kind | 7 | kind must be trade, quote, bust, correction or amend"),
-        (trade(&[("price", "NaN")]), r#"malformed |  | {"kind":"trade","symbol":"IBM","event_time":"2013-10-07T13:30:00 | not a JSON object: expected value at line 1 column 85"#),
+        (
+            trade(&[("price", "NaN")]),
+            r#"malformed |  | {"kind":"trade","symbol":"IBM","event_time":"2013-10-07T13:30:00 | not a JSON object: expected value at line 1 column 85"#,
+        ),
         (trade(&[("price", "\"NaN\"")]), "invalid | price | NaN | price must be a finite decimal number"),
         (trade(&[("price", "\"Inf\"")]), "invalid | price | Inf | price must be a finite decimal number"),
         (trade(&[("price", "\"-Infinity\"")]), "invalid | price | -Infinity | price must be a finite decimal number"),
@@ -262,19 +262,13 @@ fn every_bad_trade_gets_its_sentence() {
             trade(&[("event_time", "1381152600.5")]),
             "invalid | event_time | 1381152600.5 | event_time must be RFC 3339 with a zone, or whole nanoseconds since 1970",
         ),
-        (
-            trade(&[("symbol", "\"\"")]),
-            "invalid | symbol |  | symbol must be 1 to 32 of A-Z, 0-9, . _ / - :",
-        ),
+        (trade(&[("symbol", "\"\"")]), "invalid | symbol |  | symbol must be 1 to 32 of A-Z, 0-9, . _ / - :"),
         (trade(&[("symbol", &quoted_long)]), &long_symbol),
         (
             trade(&[("symbol", "\"A\\u0000B\"")]),
             r"invalid | symbol | A\u{0}B | symbol must be 1 to 32 of A-Z, 0-9, . _ / - :",
         ),
-        (
-            trade(&[("symbol", "\"A\\tB\"")]),
-            r"invalid | symbol | A\tB | symbol must be 1 to 32 of A-Z, 0-9, . _ / - :",
-        ),
+        (trade(&[("symbol", "\"A\\tB\"")]), r"invalid | symbol | A\tB | symbol must be 1 to 32 of A-Z, 0-9, . _ / - :"),
         (trade(&[("symbol", "5")]), "invalid | symbol | 5 | symbol must be 1 to 32 of A-Z, 0-9, . _ / - :"),
     ];
     rejected(cases, |message| json(message.as_bytes()));
@@ -375,10 +369,7 @@ fn every_bad_amend_gets_its_sentence() {
             ),
             (amend(&[("seq", "4")]), "invalid | seq | 4 | seq must be 0 or absent in an amend"),
             (amend(&[("deleted", "1")]), "invalid | deleted | 1 | deleted must be true or false"),
-            (
-                amend(&[("deleted", "true")]),
-                "invalid | open | 181.9 | open must be absent where deleted is true",
-            ),
+            (amend(&[("deleted", "true")]), "invalid | open | 181.9 | open must be absent where deleted is true"),
             (amend(&[("close", "")]), "missing | close |  | an amend must have close"),
             (amend(&[("high", "181.6")]), "invalid | high | 181.6 | high must not be below open or close"),
             (amend(&[("low", "181.6")]), "invalid | low | 181.6 | low must not be above open or close"),
@@ -395,10 +386,7 @@ fn every_bad_amend_gets_its_sentence() {
                 amend(&[("turnover", "1.00000000001")]),
                 "invalid | turnover | 1.00000000001 | turnover must not have more than 10 decimals",
             ),
-            (
-                amend(&[("count", "0")]),
-                "invalid | count | 0 | count must be positive: a bar without ticks is deleted",
-            ),
+            (amend(&[("count", "0")]), "invalid | count | 0 | count must be positive: a bar without ticks is deleted"),
             (
                 amend(&[("symbol", "\"EURUSD\"")]),
                 "invalid | volume | 300 | volume must be 0 or absent: the bars of this instrument are of quotes",
@@ -446,8 +434,14 @@ fn every_bad_account_gets_its_sentence() {
                 snapshot(&[("equity", "\"5,0\"")]),
                 "invalid | equity | 5,0 | equity must be a finite decimal number with a point, not a comma",
             ),
-            (snapshot(&[("balance", "1e400")]), "overflow | balance | 1e400 | balance must not exceed 92233720368.54775807"),
-            (snapshot(&[("currency", "\"usd\"")]), "invalid | currency | usd | currency must be three upper-case letters"),
+            (
+                snapshot(&[("balance", "1e400")]),
+                "overflow | balance | 1e400 | balance must not exceed 92233720368.54775807",
+            ),
+            (
+                snapshot(&[("currency", "\"usd\"")]),
+                "invalid | currency | usd | currency must be three upper-case letters",
+            ),
             (snapshot(&[("positions", "{}")]), "invalid | positions | {} | positions must be a list"),
             (
                 snapshot(&[("positions", "[5]")]),
@@ -470,7 +464,10 @@ fn every_bad_account_gets_its_sentence() {
                 "invalid | positions[0].symbol | I M | symbol must be 1 to 32 of A-Z, 0-9, . _ / - :",
             ),
             (
-                snapshot(&[("positions", r#"[{"symbol":"IBM","side":"long","lots":1},{"symbol":"ibm","side":"short","lots":1}]"#)]),
+                snapshot(&[(
+                    "positions",
+                    r#"[{"symbol":"IBM","side":"long","lots":1},{"symbol":"ibm","side":"short","lots":1}]"#,
+                )]),
                 "invalid | positions | IBM | positions must be at most one a symbol",
             ),
         ],
@@ -500,15 +497,18 @@ fn every_bad_line_is_a_reject_with_its_row() {
     let rows: Vec<_> = out.records.iter().map(|r| r.cursor.offset).collect();
     assert_eq!(rows, [1, 10]);
     let lines: Vec<_> = out.rejects.iter().map(|r| format!("{} {}", r.cursor.offset, line(r))).collect();
-    assert_eq!(lines, [
-        "2 malformed |  | 2013-10-07T13:30:00Z,IBM,2,trade,181.90,100,,, | has 9 columns instead of 10",
-        "3 malformed |  | 2013-10-07T13:30:00Z,IBM,3,trade,181,90,100,,,, | has 11 columns instead of 10 (a decimal comma?)",
-        "4 invalid | price | 181,90 | price must be a finite decimal number with a point, not a comma",
-        "6 malformed |  | \u{feff}2013-10-07T13:30:00Z,IBM,5,trade,181.90,100,,,, | begins with a byte order mark (EF BB BF)",
-        "7 missing | price |  | a trade must have price",
-        "8 malformed |  | 2013-10-07T13:30:00Z,IBM,7,\"trade,181.90,100,,,, | has a quote that is not closed",
-        "9 malformed |  | 2013-10-07T13:30:00Z,IBM,8,\"trade\"x,181.90,100,,,, | has text after a closing quote",
-    ]);
+    assert_eq!(
+        lines,
+        [
+            "2 malformed |  | 2013-10-07T13:30:00Z,IBM,2,trade,181.90,100,,, | has 9 columns instead of 10",
+            "3 malformed |  | 2013-10-07T13:30:00Z,IBM,3,trade,181,90,100,,,, | has 11 columns instead of 10 (a decimal comma?)",
+            "4 invalid | price | 181,90 | price must be a finite decimal number with a point, not a comma",
+            "6 malformed |  | \u{feff}2013-10-07T13:30:00Z,IBM,5,trade,181.90,100,,,, | begins with a byte order mark (EF BB BF)",
+            "7 missing | price |  | a trade must have price",
+            "8 malformed |  | 2013-10-07T13:30:00Z,IBM,7,\"trade,181.90,100,,,, | has a quote that is not closed",
+            "9 malformed |  | 2013-10-07T13:30:00Z,IBM,8,\"trade\"x,181.90,100,,,, | has text after a closing quote",
+        ]
+    );
     for reject in &out.rejects {
         assert_eq!(reject.original, file[reject.cursor.offset as usize].as_bytes());
     }
@@ -558,9 +558,18 @@ fn public_files_read_by_their_first_line_or_name() {
 #[test]
 fn every_bad_line_of_a_public_file_gets_its_sentence() {
     let cases = [
-        ("5,7,2,0.5,3.6,1704067200123,true,true", "malformed |  | 5,7,2,0.5,3.6,1704067200123,true,true | has 8 columns instead of 6 or 7 (a decimal comma?)"),
-        ("5,7,2,0.5,3.6,1704067200123,true", "invalid | is_buyer_maker | 1704067200123 | is_buyer_maker must be true or false"),
-        ("5,7.2,0.5,3.6,1704067200,true,true", "event_time | time | 1704067200 | time is no time from 1990 to 2199 in milliseconds or microseconds"),
+        (
+            "5,7,2,0.5,3.6,1704067200123,true,true",
+            "malformed |  | 5,7,2,0.5,3.6,1704067200123,true,true | has 8 columns instead of 6 or 7 (a decimal comma?)",
+        ),
+        (
+            "5,7,2,0.5,3.6,1704067200123,true",
+            "invalid | is_buyer_maker | 1704067200123 | is_buyer_maker must be true or false",
+        ),
+        (
+            "5,7.2,0.5,3.6,1704067200,true,true",
+            "event_time | time | 1704067200 | time is no time from 1990 to 2199 in milliseconds or microseconds",
+        ),
         ("5,7.2,0.5,3.6,x,true,true", "invalid | time | x | time must be milliseconds or microseconds since 1970"),
         ("5,7.2,0,3.6,1704067200123,true,true", "invalid | qty | 0 | qty must be positive"),
         ("x,7.2,1,3.6,1704067200123,true,true", "invalid | id | x | id must be a whole number, not negative"),
@@ -572,10 +581,19 @@ fn every_bad_line_of_a_public_file_gets_its_sentence() {
     }
     let truefx = "EUR/USD,20140505 00:00:00.123,1.38712,1.38714\n";
     for (text, expected) in [
-        ("EUR/USD,20140532 00:00:00.123,1.38712,1.38714", "invalid | event_time | 20140532 00:00:00.123 | event_time must be as in 20140505 00:00:00.123"),
-        ("EUR/USD,20140505 00:00:00.,1.38712,1.38714", "invalid | event_time | 20140505 00:00:00. | event_time must be as in 20140505 00:00:00.123"),
+        (
+            "EUR/USD,20140532 00:00:00.123,1.38712,1.38714",
+            "invalid | event_time | 20140532 00:00:00.123 | event_time must be as in 20140505 00:00:00.123",
+        ),
+        (
+            "EUR/USD,20140505 00:00:00.,1.38712,1.38714",
+            "invalid | event_time | 20140505 00:00:00. | event_time must be as in 20140505 00:00:00.123",
+        ),
         ("EUR/USD,20140505 00:00:00.123,1.38712,-1", "invalid | ask | -1 | ask must be positive"),
-        ("EUR/USD,20140505 00:00:00.123,1.38712", "malformed |  | EUR/USD,20140505 00:00:00.123,1.38712 | has 3 columns instead of 4"),
+        (
+            "EUR/USD,20140505 00:00:00.123,1.38712",
+            "malformed |  | EUR/USD,20140505 00:00:00.123,1.38712 | has 3 columns instead of 4",
+        ),
     ] {
         let out = csv("x.csv", format!("{truefx}{text}"));
         assert_eq!(out.rejects.iter().map(line).collect::<Vec<_>>(), [expected]);
@@ -590,7 +608,12 @@ fn a_file_that_is_none_of_ours_does_not_open() {
     };
     for (name, text, format, expected) in [
         ("a.csv", "time;price\n", None, "not a known CSV format: \"a.csv\" begins with \"time;price\""),
-        ("-trades-2024.csv", "5,7.2,0.5,3.6,1704067200123,true,true", None, "no symbol in the file name \"-trades-2024.csv\": it must begin with one, as in BTCUSDT-trades-2024-01-01.csv"),
+        (
+            "-trades-2024.csv",
+            "5,7.2,0.5,3.6,1704067200123,true,true",
+            None,
+            "no symbol in the file name \"-trades-2024.csv\": it must begin with one, as in BTCUSDT-trades-2024-01-01.csv",
+        ),
         ("a.csv", "kind,symbol,event_time\n", Some(csv::Format::Marea), "the header has no column seq"),
         ("a.csv", "kind,symbol,event_time,seq,seq\n", None, "the header has two columns seq"),
     ] {
@@ -694,9 +717,18 @@ fn every_bad_row_of_a_batch_gets_its_sentence() {
             with("price", Arc::new(Float64Array::from(vec![Some(0.1 + 0.2), Some(1.0)]))),
             "invalid | price | 0.30000000000000004 | price must not have more than 2 decimals",
         ),
-        (with("price", Arc::new(Float64Array::from(vec![None, Some(1.0)]))), "missing | price |  | a trade must have price"),
-        (with("kind", Arc::new(StringArray::from(vec![None, Some("trade")]))), "missing | kind |  | a tick must have kind"),
-        (with("seq", Arc::new(Int64Array::from(vec![-1, 2]))), "invalid | seq | -1 | seq must be a whole number, not negative"),
+        (
+            with("price", Arc::new(Float64Array::from(vec![None, Some(1.0)]))),
+            "missing | price |  | a trade must have price",
+        ),
+        (
+            with("kind", Arc::new(StringArray::from(vec![None, Some("trade")]))),
+            "missing | kind |  | a tick must have kind",
+        ),
+        (
+            with("seq", Arc::new(Int64Array::from(vec![-1, 2]))),
+            "invalid | seq | -1 | seq must be a whole number, not negative",
+        ),
     ];
     for (batch, expected) in cases {
         let out = rows(&batch);
@@ -740,15 +772,24 @@ fn another_schema_is_one_reject() {
         ),
     ] {
         let out = rows(&batch);
-        assert_eq!((out.records.len(), out.rejects.iter().map(line).collect::<Vec<_>>()), (0, vec![expected.to_owned()]));
+        assert_eq!(
+            (out.records.len(), out.rejects.iter().map(line).collect::<Vec<_>>()),
+            (0, vec![expected.to_owned()])
+        );
         let message = write(std::slice::from_ref(&batch));
         let out = stream(&message);
-        assert_eq!((out.records.len(), out.rejects.iter().map(line).collect::<Vec<_>>()), (0, vec![expected.to_owned()]));
+        assert_eq!(
+            (out.records.len(), out.rejects.iter().map(line).collect::<Vec<_>>()),
+            (0, vec![expected.to_owned()])
+        );
         assert_eq!(out.rejects[0].original, message);
     }
     let out = rows(&with("seq", Arc::new(BooleanArray::from(vec![true, false]))));
     let original = String::from_utf8(out.rejects[0].original.clone()).unwrap();
-    assert!(original.starts_with(r#"{"rows":2,"schema":{"event_time":"#) && original.contains(r#""seq":"Boolean""#), "{original}");
+    assert!(
+        original.starts_with(r#"{"rows":2,"schema":{"event_time":"#) && original.contains(r#""seq":"Boolean""#),
+        "{original}"
+    );
 }
 
 fn write(batches: &[RecordBatch]) -> Vec<u8> {
@@ -777,15 +818,25 @@ fn a_stream_reads_whole_or_not_at_all() {
     let detail = |message: &[u8]| {
         let out = stream(message);
         assert_eq!((out.records.len(), out.rejects.len(), out.rejects[0].original.as_slice()), (0, 1, message));
-        line(&out.rejects[0]).split(" | ").enumerate().filter(|(i, _)| *i != 2).map(|(_, t)| t.to_owned()).collect::<Vec<_>>().join(" | ")
+        line(&out.rejects[0])
+            .split(" | ")
+            .enumerate()
+            .filter(|(i, _)| *i != 2)
+            .map(|(_, t)| t.to_owned())
+            .collect::<Vec<_>>()
+            .join(" | ")
     };
     assert_eq!(detail(b""), "malformed |  | has no Arrow schema");
-    let schema_only = arrow_ipc::writer::StreamWriter::try_new(Vec::new(), one.schema_ref()).unwrap().into_inner().unwrap();
+    let schema_only =
+        arrow_ipc::writer::StreamWriter::try_new(Vec::new(), one.schema_ref()).unwrap().into_inner().unwrap();
     assert_eq!(detail(&schema_only), "malformed |  | has no record batch");
     assert_eq!(detail(&message[..message.len() - 20]), "malformed |  | ends in the middle of a message");
     assert_eq!(detail(&[&message[..], b"x"].concat()), "malformed |  | has bytes after the end of its stream");
     assert_eq!(detail(trade(&[]).as_bytes()), "malformed |  | not an Arrow message");
-    assert_eq!(detail(&[255, 255, 255, 255, 8, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]), "malformed |  | not an Arrow message");
+    assert_eq!(
+        detail(&[255, 255, 255, 255, 8, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]),
+        "malformed |  | not an Arrow message"
+    );
 
     let file = {
         let mut writer = arrow_ipc::writer::FileWriter::try_new(Vec::new(), one.schema_ref()).unwrap();
@@ -854,7 +905,8 @@ fn no_damaged_byte_of_a_stream_panics() {
 fn a_dictionary_and_columns_of_any_shape_pass_through_a_stream() {
     let out = stream(&write(&[any_columns()]));
     assert_eq!((out.records.len(), out.unknown_fields), (1, 1));
-    let expected = "invalid | kind | a text too long to stand in its view | kind must be trade, quote, bust, correction or amend";
+    let expected =
+        "invalid | kind | a text too long to stand in its view | kind must be trade, quote, bust, correction or amend";
     assert_eq!(line(&out.rejects[0]), expected);
 }
 
@@ -867,7 +919,8 @@ fn prices_are_doubles_where_doubles_are_exact() {
         event: Event::Trade { price: Price(price), size: Size(1) },
     };
     let instruments = decoder(None).instruments;
-    let data_type = |price| arrow::encode(&[tick(price)], &instruments).column_by_name("price").unwrap().data_type().clone();
+    let data_type =
+        |price| arrow::encode(&[tick(price)], &instruments).column_by_name("price").unwrap().data_type().clone();
     assert_eq!((data_type(18190), data_type(i64::MAX)), (DataType::Float64, DataType::Utf8));
     let empty = arrow::encode(&[], &instruments);
     assert_eq!((empty.num_rows(), empty.num_columns()), (0, 10));
@@ -901,7 +954,8 @@ fn any_tick() -> impl Strategy<Value = Tick> {
         |(symbol, event_time, seq, kind, prices, sizes, (volume, turnover), rev)| {
             let symbol = Symbol::new(symbol).unwrap();
             let known = SymbolCache::default().get(&decoder(None).instruments, symbol.as_str()).unwrap();
-            let price = |(units, negative): (i64, bool)| Price(if negative && known.allow_negative { -units } else { units });
+            let price =
+                |(units, negative): (i64, bool)| Price(if negative && known.allow_negative { -units } else { units });
             let p = prices.map(price);
             let size = Size(sizes[0]);
             let quoted = Size(sizes[1] - 1);
@@ -980,5 +1034,29 @@ proptest! {
         prop_assert_eq!(parse_wide(&format_fixed(units, scale), scale), Ok(units));
         let scientific = format!("{units}00e-{}", u32::from(scale) + 2);
         prop_assert!(units.unsigned_abs() > 1 << 110 || parse_wide(&scientific, scale) == Ok(units), "{}", scientific);
+    }
+}
+
+#[test]
+fn tmp_speed() {
+    let d = decoder(None);
+    let t = Tick { symbol: Symbol::new("IBM").unwrap(), event_time: RECEIVED + 123_456_789, seq: 17, event: Event::Trade { price: Price(18190), size: Size(10_000_000_000) } };
+    let ticks: Vec<Tick> = (0..50_000).map(|i| Tick { seq: i, ..t.clone() }).collect();
+    let jsons: Vec<Vec<u8>> = ticks.iter().map(|t| json::encode(t, &d.instruments)).collect();
+    let batch = arrow::encode(&ticks, &d.instruments);
+    let text = csv::encode(&ticks, &d.instruments);
+    for _ in 0..3 {
+        let mut out = Decoded::default();
+        let s = std::time::Instant::now();
+        for j in &jsons { json::decode(&d, j, cursor(), 0, &mut out); }
+        let a = s.elapsed(); out.clear();
+        let s = std::time::Instant::now();
+        arrow::decode_batch(&d, &batch, cursor(), RowsAre::Offsets, 0, &mut out);
+        let b = s.elapsed(); out.clear();
+        let s = std::time::Instant::now();
+        let mut r = csv::Reader::open(text.as_bytes(), cursor().partition, "a.csv", None).unwrap();
+        while r.read(&d, 1000, 0, &mut out).unwrap() {}
+        let c = s.elapsed();
+        eprintln!("json {} arrow {} csv {} ns", a.as_nanos() / 50_000, b.as_nanos() / 50_000, c.as_nanos() / 50_000);
     }
 }

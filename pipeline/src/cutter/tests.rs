@@ -1,0 +1,353 @@
+//! Tables and laws of the cutter.
+
+use super::*;
+use marea_model::cursor::excerpt;
+use marea_model::tick::Amend;
+use marea_model::{AccountId, Amount, Price, Size, Symbol, Tick};
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+const MINUTE: Nanos = 60 * SECOND;
+
+fn partition(name: &str) -> Partition {
+    Partition::new(name).unwrap()
+}
+
+fn cutter(clock: Clock, lateness: Nanos, max_ticks: usize) -> Cutter {
+    let timeframes = vec![Timeframe::S1, Timeframe::M1, Timeframe::M5, Timeframe::H1];
+    Cutter::new(CutterConfig { clock, lateness, max_ticks, timeframes, instruments: Arc::default() })
+}
+
+fn trade() -> Event {
+    Event::Trade { price: Price(100), size: Size(1) }
+}
+
+fn record(name: &str, offset: u64, event_time: Nanos, event: Event) -> Record {
+    let tick = Tick { symbol: Symbol::new("A").unwrap(), event_time, seq: offset, event };
+    Record { cursor: Cursor { partition: partition(name), offset, row: 0 }, tick }
+}
+
+fn batch(name: &str, at_end: bool, records: Vec<Record>) -> Input {
+    let upper = records.last().map_or(0, |r| r.cursor.offset + 1);
+    Input::Batch(Batch {
+        partition: partition(name),
+        records,
+        rejects: Vec::new(),
+        accounts: Vec::new(),
+        unknown_fields: 0,
+        upper,
+        at_end,
+        receive_time: 0,
+    })
+}
+
+/// Trades at these times, offsets from `from`.
+fn trades(name: &str, from: u64, at_end: bool, times: &[Nanos]) -> Input {
+    batch(name, at_end, times.iter().zip(from..).map(|(t, offset)| record(name, offset, *t, trade())).collect())
+}
+
+fn start(name: &str) -> Input {
+    Input::Start { partition: partition(name) }
+}
+
+fn offsets(cut: &Cut) -> Vec<u64> {
+    cut.records.iter().map(|r| r.cursor.offset).collect()
+}
+
+#[test]
+fn a_record_is_judged_by_what_came_before_it() {
+    let mut cutter = cutter(Clock::Event, 10 * MINUTE, 100);
+    cutter.push(start("p"), 0);
+    // 20:00 seals up to 10:00, but only for what comes after it.
+    cutter.push(trades("p", 0, false, &[5 * MINUTE, 20 * MINUTE, 10 * MINUTE, 10 * MINUTE - 1]), 0);
+    let cut = cutter.cut(0).unwrap();
+    assert_eq!(offsets(&cut), [0, 1, 2]);
+    assert_eq!(cut.dead.len(), 1);
+    let dead = &cut.dead[0];
+    assert_eq!((dead.cursor.offset, dead.reason, dead.field.as_str()), (3, Reason::Late, "event_time"));
+    assert_eq!(dead.value, "1970-01-01T00:09:59.999999999Z");
+    assert_eq!(dead.detail, "everything before 1970-01-01T00:10:00.000000000Z is sealed; only an amend changes it");
+    assert_eq!(excerpt(&dead.value), dead.value, "64 bytes at most");
+    assert!(String::from_utf8(dead.original.clone()).unwrap().contains("\"trade\""));
+    assert_eq!(cut.progress.sealed_through, 10 * MINUTE);
+    assert_eq!((cut.counts.records_in, cut.counts.dead, cut.counts.accepted), (4, 1, 0));
+    assert_eq!(cut.cursors, [(partition("p"), 4)]);
+}
+
+#[test]
+fn busts_corrections_and_amends_move_nothing() {
+    let correction = || Event::Correction { rev: 1, price: Price(1), size: Size(1) };
+    let amend = || Event::Amend(Box::new(Amend { rev: 1, bar: None }));
+    let mut cutter = cutter(Clock::Event, 10 * MINUTE, 100);
+    cutter.push(start("p"), 0);
+    cutter.push(trades("p", 0, false, &[20 * MINUTE]), 0);
+    let records = vec![
+        record("p", 1, 90 * MINUTE, Event::Bust),
+        record("p", 2, 90 * MINUTE, correction()),
+        record("p", 3, 90 * MINUTE, amend()),
+        record("p", 4, 10 * MINUTE - 1, Event::Bust),
+        record("p", 5, 10 * MINUTE - 1, correction()),
+        record("p", 6, 10 * MINUTE - 1, amend()),
+        record("p", 7, 10 * MINUTE, Event::Bust),
+    ];
+    cutter.push(batch("p", false, records), 0);
+    let cut = cutter.cut(0).unwrap();
+    assert_eq!(offsets(&cut), [0, 1, 2, 3, 6, 7], "a bust and a correction of sealed targets are late, an amend never");
+    assert_eq!(cut.progress, Progress { sealed_through: 10 * MINUTE, closed_through: 20 * MINUTE });
+    assert_eq!(now_ns(cut.epoch), 20 * MINUTE);
+}
+
+#[test]
+fn the_slowest_partition_holds_the_watermark_until_it_is_idle_or_finished() {
+    let mut cutter = cutter(Clock::Event, 0, 100);
+    cutter.push(start("a"), 0);
+    cutter.push(start("b"), 0);
+    cutter.push(trades("a", 0, false, &[50 * MINUTE]), 0);
+    let cut = cutter.cut(0).unwrap();
+    assert_eq!(cut.progress, Progress::START, "b was announced and has sent nothing");
+
+    cutter.push(trades("b", 0, true, &[30 * MINUTE]), 5 * SECOND);
+    let cut = cutter.cut(5_000).unwrap();
+    assert_eq!(cut.progress.sealed_through, 30 * MINUTE);
+    assert_eq!(cut.progress.closed_through, 50 * MINUTE, "b is at its end");
+
+    assert!(cutter.cut(64_999).is_none(), "at its end for less than 60 s");
+    let cut = cutter.cut(65_000).unwrap();
+    assert_eq!(cut.progress.sealed_through, 50 * MINUTE, "b is idle");
+
+    cutter.push(trades("b", 1, true, &[40 * MINUTE, 51 * MINUTE]), 66 * SECOND);
+    let cut = cutter.cut(66_000).unwrap();
+    assert_eq!(cut.dead.len(), 1, "what was sealed stays sealed");
+    assert_eq!(offsets(&cut), [2]);
+
+    cutter.push(Input::Finished { partition: partition("a") }, 66 * SECOND);
+    let cut = cutter.cut(66_000).unwrap();
+    assert_eq!(cut.progress.sealed_through, 51 * MINUTE, "a is finished, b alone counts");
+}
+
+#[test]
+fn a_silent_partition_at_its_end_holds_nothing_back() {
+    let mut cutter = cutter(Clock::Event, 0, 100);
+    cutter.push(start("a"), 0);
+    cutter.push(start("b"), 0);
+    cutter.push(trades("b", 0, true, &[]), 0);
+    cutter.push(trades("a", 0, false, &[MINUTE]), 0);
+    assert_eq!(cutter.cut(0).unwrap().progress, Progress { sealed_through: MINUTE, closed_through: MINUTE });
+}
+
+#[test]
+fn the_event_clock_follows_trades_quotes_and_accounts() {
+    let snapshot = AccountSnapshot {
+        account: AccountId::new("M1").unwrap(),
+        event_time: 90 * SECOND,
+        seq: 1,
+        equity: Amount::whole(1),
+        balance: Amount::whole(1),
+        currency: *b"USD",
+        positions: Vec::new(),
+    };
+    let mut cutter = cutter(Clock::Event, 0, 100);
+    cutter.push(start("p"), 0);
+    cutter.push(trades("p", 0, false, &[60 * SECOND + MILLI - 1]), 0);
+    let cut = cutter.cut(0).unwrap();
+    assert_eq!(now_ms(cut.epoch), 60_000, "whole milliseconds");
+    let Input::Batch(mut accounts) = trades("accounts", 0, true, &[]) else { panic!() };
+    accounts.accounts.push((Cursor { partition: partition("accounts"), offset: 0, row: 0 }, snapshot));
+    cutter.push(Input::Batch(accounts), 0);
+    let cut = cutter.cut(0).unwrap();
+    assert_eq!(now_ms(cut.epoch), 90_000);
+    assert_eq!((cut.counts.records_in, cut.counts.accepted), (1, 1));
+    assert_eq!(cut.progress.closed_through, 60 * SECOND + MILLI - 1, "p is not at its end");
+}
+
+#[test]
+fn the_event_clock_advances_when_a_millisecond_is_full() {
+    let mut cutter = cutter(Clock::Event, 0, 1);
+    cutter.push(trades("p", 0, false, &[MILLI; 5000]), 0);
+    let epochs: Vec<Epoch> = std::iter::from_fn(|| cutter.cut(0)).map(|c| c.epoch).collect();
+    assert_eq!(epochs, (4096..4096 + 5000).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_wall_clock_waits_when_a_millisecond_is_full_and_never_goes_back() {
+    let mut cutter = cutter(Clock::Wall, 0, 1);
+    cutter.push(trades("p", 0, false, &[MILLI; 5000]), 0);
+    let first: Vec<Epoch> = std::iter::from_fn(|| cutter.cut(7)).map(|c| c.epoch).collect();
+    assert_eq!(first, (7 * 4096..8 * 4096).collect::<Vec<_>>());
+    assert_eq!(cutter.cut(8).unwrap().epoch, 8 * 4096);
+    assert_eq!(cutter.cut(3).unwrap().epoch, 8 * 4096 + 1, "a clock set back stands still");
+    assert!(cutter.cut(9).is_some());
+}
+
+#[test]
+fn the_wall_clock_cuts_empty_epochs_as_time_passes() {
+    let mut cutter = cutter(Clock::Wall, 0, 10);
+    assert_eq!(cutter.cut(5).unwrap().epoch, 5 * 4096);
+    assert!(cutter.cut(5).is_none());
+    let cut = cutter.cut(6).unwrap();
+    assert_eq!((cut.epoch, cut.progress), (6 * 4096, Progress::START), "nothing is closed before a partition is known");
+    cutter.push(trades("p", 0, true, &[]), 0);
+    assert_eq!(cutter.cut(7).unwrap().progress.closed_through, 7 * MILLI);
+}
+
+#[test]
+fn an_epoch_ends_between_messages() {
+    let mut cutter = cutter(Clock::Event, 0, 2);
+    let mut records: Vec<Record> = (0..6).map(|i| record("p", i / 4, MINUTE, trade())).collect();
+    for (row, record) in records.iter_mut().enumerate() {
+        record.cursor.row = row as u32 % 4;
+    }
+    let Input::Batch(mut input) = batch("p", true, records) else { panic!() };
+    input.rejects.push(DeadLetter {
+        cursor: Cursor { partition: partition("p"), offset: 1, row: 3 },
+        reason: Reason::Malformed,
+        field: String::new(),
+        value: String::new(),
+        detail: String::new(),
+        original: Vec::new(),
+    });
+    input.upper = 9;
+    cutter.push(Input::Batch(input), 0);
+    assert!(cutter.ready());
+    let cut = cutter.cut(0).unwrap();
+    assert_eq!(offsets(&cut), [0, 0, 0, 0], "the four rows of a message stay together");
+    assert_eq!((cut.cursors.as_slice(), cut.dead.len()), (&[(partition("p"), 1)][..], 0));
+    assert_eq!(cut.progress.closed_through, MINUTE, "not at its end before the batch is");
+    let cut = cutter.cut(0).unwrap();
+    assert_eq!((offsets(&cut).as_slice(), cut.dead.len()), (&[1, 1][..], 1));
+    assert_eq!(cut.cursors, [(partition("p"), 9)]);
+    assert!(cutter.is_drained() && !cutter.ready());
+}
+
+#[test]
+fn the_end_is_the_greatest_close_over_all_timeframes_or_as_told() {
+    let greatest = 90 * MINUTE + 1;
+    for (until, expected) in
+        [(None, 120 * MINUTE), (Some(121 * MINUTE + 1), 121 * MINUTE + MILLI), (Some(0), 90 * MINUTE + MILLI)]
+    {
+        let mut cutter = cutter(Clock::Event, 10 * MINUTE, 100);
+        cutter.push(start("p"), 0);
+        cutter.push(trades("p", 0, true, &[greatest]), 0);
+        cutter.push(Input::Finished { partition: partition("p") }, 0);
+        let before = cutter.cut(0).unwrap();
+        let cut = cutter.finish(until);
+        assert_eq!(now_ns(cut.epoch), expected);
+        assert!(cut.epoch > before.epoch);
+        assert_eq!(cut.progress.closed_through, expected);
+        assert_eq!(cut.progress.sealed_through, before.progress.sealed_through, "lateness never uses now");
+    }
+    let cut = cutter(Clock::Event, 0, 1).finish(None);
+    assert_eq!((cut.epoch, cut.records.len()), (1, 0), "an empty input ends at once");
+}
+
+/// (partition, event time in ms, kind, at end, cut here, wall step in ms)
+type Step = (usize, i64, u8, bool, bool, i64);
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = (0_usize..3, 0_i64..2_000_000, 0_u8..6, any::<bool>(), any::<bool>(), 0_i64..40_000);
+    prop::collection::vec(step, 1..120)
+}
+
+/// Drives a cutter, and checks what must always hold. Returns (accepted offsets, dead offsets, last progress).
+fn drive(clock: Clock, max_ticks: usize, steps: &[Step], obey_cuts: bool) -> (Vec<u64>, Vec<u64>, Progress) {
+    let names = ["a", "b", "c"];
+    let mut cutter = cutter(clock, 5 * MINUTE, max_ticks);
+    let (mut wall_ms, mut cuts) = (1_000_000_i64, Vec::new());
+    for name in names {
+        cutter.push(start(name), wall_ms * MILLI);
+    }
+    for (offset, (p, ms, kind, at_end, cut_here, wall_step)) in (0_u64..).zip(steps) {
+        wall_ms += wall_step;
+        let event = match kind {
+            0 => Event::Bust,
+            1 => Event::Quote { bid: Price(1), ask: Price(2), bid_size: Size(0), ask_size: Size(0) },
+            2 => Event::Amend(Box::new(Amend { rev: 1, bar: None })),
+            _ => trade(),
+        };
+        cutter.push(batch(names[*p], *at_end, vec![record(names[*p], offset, ms * MILLI, event)]), wall_ms * MILLI);
+        if *cut_here && obey_cuts || cutter.ready() {
+            cuts.extend(cutter.cut(wall_ms));
+        }
+    }
+    for name in names {
+        cutter.push(Input::Finished { partition: partition(name) }, wall_ms * MILLI);
+    }
+    cuts.push(cutter.finish(None));
+    let (mut last_epoch, mut last) = (0, Progress::START);
+    let (mut accepted, mut dead) = (Vec::new(), Vec::new());
+    for cut in &cuts {
+        assert!(cut.epoch > last_epoch, "epochs rise strictly");
+        assert!(cut.progress.sealed_through >= last.sealed_through, "sealed stays sealed");
+        assert!(cut.progress.closed_through >= last.closed_through, "closed stays closed");
+        assert!(cut.progress.closed_through <= now_ns(cut.epoch), "nothing closes before its time");
+        for record in &cut.records {
+            let amend = matches!(record.tick.event, Event::Amend(_));
+            assert!(amend || record.tick.event_time >= last.sealed_through, "late records do not pass");
+        }
+        assert_eq!(cut.counts.records_in, (cut.records.len() + cut.dead.len()) as i64);
+        (last_epoch, last) = (cut.epoch, cut.progress);
+        accepted.extend(offsets(cut));
+        dead.extend(cut.dead.iter().map(|d| d.cursor.offset));
+    }
+    let all: BTreeSet<u64> = accepted.iter().chain(&dead).copied().collect();
+    assert_eq!((all.len(), accepted.len() + dead.len()), (steps.len(), steps.len()), "each record once");
+    (accepted, dead, last)
+}
+
+/// The rules again, as plain as they can be said.
+fn naive(steps: &[Step]) -> (Vec<u64>, Vec<u64>) {
+    let mut greatest: [Option<i64>; 3] = [None; 3];
+    let mut end_since: [Option<i64>; 3] = [None; 3];
+    let (mut sealed, mut wall) = (i64::MIN, 1_000_000_i64);
+    let (mut accepted, mut dead) = (Vec::new(), Vec::new());
+    for (offset, (p, ms, kind, at_end, _, wall_step)) in (0_u64..).zip(steps) {
+        let mut watermark = |greatest: &[Option<i64>; 3], end_since: &[Option<i64>; 3], wall: i64| {
+            let holding: Vec<Option<i64>> = (0..3)
+                .filter(|i| end_since[*i].is_none_or(|since| greatest[*i].is_some() && wall - since < 60_000))
+                .map(|i| greatest[i])
+                .collect();
+            if let Some(Some(least)) = holding.into_iter().min() {
+                sealed = sealed.max(least - 300_000);
+            }
+            sealed
+        };
+        wall += wall_step;
+        // Who fell idle before it came; then its own partition is not idle any more.
+        watermark(&greatest, &end_since, wall);
+        end_since[*p] = None;
+        let sealed_now = watermark(&greatest, &end_since, wall);
+        if *kind != 2 && *ms < sealed_now {
+            dead.push(offset);
+        } else {
+            accepted.push(offset);
+            if *kind != 0 && *kind != 2 {
+                greatest[*p] = greatest[*p].max(Some(*ms));
+            }
+        }
+        watermark(&greatest, &end_since, wall);
+        end_since[*p] = at_end.then_some(wall);
+        watermark(&greatest, &end_since, wall);
+    }
+    (accepted, dead)
+}
+
+proptest! {
+    #[test]
+    fn cuts_lose_nothing_and_never_go_back(
+        steps in steps(),
+        max_ticks in 1_usize..30,
+        wall: bool,
+    ) {
+        drive(if wall { Clock::Wall } else { Clock::Event }, max_ticks, &steps, true);
+    }
+
+    #[test]
+    fn what_is_late_does_not_depend_on_the_cuts(steps in steps(), max_ticks in 1_usize..30) {
+        let (accepted, dead) = naive(&steps);
+        for (max_ticks, obey) in [(max_ticks, true), (1, false), (1000, false)] {
+            let (a, d, _) = drive(Clock::Event, max_ticks, &steps, obey);
+            prop_assert_eq!(&a, &accepted);
+            prop_assert_eq!(&d, &dead);
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! The program as a user meets it: bad usage with its exact words and exit code, replays, explanations, the demo and
+//! its end.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+use marea::http;
+use serde_json::Value;
+use std::fmt::Write;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// marea, far from any configuration of the machine.
+fn marea(folder: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_marea"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MAREA__")) {
+        command.env_remove(name);
+    }
+    command.current_dir(folder).args(args);
+    command
+}
+
+fn run(folder: &Path, args: &[&str]) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = marea(folder, args).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code().unwrap(), text(stdout), text(stderr))
+}
+
+/// Trades of two symbols, one a minute, first up and then down, with a duplicate and a line that is no tick.
+fn ticks(folder: &Path) -> String {
+    let mut csv = "event_time,symbol,seq,kind,price,size\n".to_owned();
+    for minute in 0_u64..400 {
+        let cents = if minute < 200 { 10_000 + minute * 3 } else { 10_600 - (minute - 200) * 4 };
+        let (hour, minute_of_hour) = (9 + minute / 60, minute % 60);
+        for symbol in ["UP", "DN"] {
+            let price = if symbol == "UP" { cents } else { 20_600 - cents };
+            let time = format!("2026-01-05T{hour:02}:{minute_of_hour:02}:00Z");
+            let (whole, part) = (price / 100, price % 100);
+            writeln!(csv, "{time},{symbol},{minute},trade,{whole}.{part:02},10").unwrap();
+        }
+    }
+    csv.push_str("2026-01-05T15:39:00Z,UP,399,trade,98.04,10\n");
+    csv.push_str("2026-01-05T15:39:00Z,UP,400,trade,none,10\n");
+    std::fs::write(folder.join("ticks.csv"), csv).unwrap();
+    let live = r#"
+        [core]
+        master_accounts = ["M1"]
+        trading_enabled = true
+        [policy.M1]
+        max_spread = 20
+        risk_per_trade = 1
+        [strategies.cross]
+        kind = "ema_cross"
+        timeframe = "5m"
+        [strategies.breakout]
+        kind = "donchian_breakout"
+        timeframe = "5m"
+    "#;
+    std::fs::write(folder.join("live.toml"), live).unwrap();
+    "ticks.csv".to_owned()
+}
+
+#[test]
+fn bad_usage_and_configuration_exit_with_2_and_say_everything() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let ticks = ticks(at);
+    std::fs::write(at.join("bad.toml"), "[pipeline]\nworker = 1\nclock = 'sun'\n[sink]\n").unwrap();
+    std::fs::write(at.join("bad-live.toml"), "[policy.M1]\nmax_spread = '5,0'\n").unwrap();
+    std::fs::write(at.join("broken.parquet"), "PAR1 and nothing else").unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let in_use = format!("error: --listen: feed.listen: \"{address}\" is in use\n");
+    let cases: &[(&[&str], &str)] = &[
+        (
+            &["run", "--config", "bad.toml"],
+            "error: bad.toml:2: pipeline.worker: unknown key; did you mean \"workers\"?\n\
+             error: bad.toml:4: sink: unknown section\n\
+             error: bad.toml:3: pipeline.clock: \"sun\" must be wall or event\n",
+        ),
+        (
+            &["replay", "nowhere.csv", &ticks, "--workers", "none"],
+            "error: --workers: pipeline.workers: \"none\" must be a whole number from 1 to 256\n\
+             error: FILE: source.paths: \"nowhere.csv\" is not there\n",
+        ),
+        (
+            &["replay", &ticks, "--store", "no/such/folder/x.db"],
+            "error: --store: store.path: \"no/such/folder/x.db\" must be in a folder that exists: no/such/folder does not\n",
+        ),
+        (&["run", "--listen", &address], &in_use),
+        (&["demo", "--listen", &address], &in_use),
+        (&["explain", "A B"], "error: symbol \"A B\" must be 1 to 32 of A-Z, 0-9, . _ / - :\n"),
+        (
+            &["explain", "UP", "--url", "localhost"],
+            "error: --url: \"localhost\" must be http://HOST:PORT, the address of a feed\n",
+        ),
+    ];
+    for (args, expected) in cases {
+        let (code, stdout, stderr) = run(at, args);
+        assert_eq!((code, stderr.as_str(), stdout.as_str()), (2, *expected, ""), "{args:?}");
+    }
+    for (args, part) in [
+        (&["replay", "broken.parquet"][..], "error: broken.parquet: "),
+        (&["check", "--live", "bad-live.toml"], "max_spread"),
+        (&["explain", "UP", "--url", "http://x", "--store", "y"], "cannot be used with '--store <FILE>'"),
+        (&["explain", "UP", "--store", "nowhere.db"], "error: store nowhere.db: cannot be opened: "),
+        (&["replay"], "<FILE>..."),
+    ] {
+        let (code, _, stderr) = run(at, args);
+        assert_eq!(code, 2, "{args:?}: {stderr}");
+        assert!(stderr.contains(part), "{args:?}: {stderr}");
+    }
+    // Programs get the same list.
+    let (code, _, stderr) = run(at, &["run", "--config", "bad.toml", "--format", "json"]);
+    let errors: Value = serde_json::from_str(&stderr).unwrap();
+    assert_eq!((code, errors["errors"].as_array().unwrap().len()), (2, 3));
+}
+
+#[test]
+fn more_workers_than_cores_is_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let many = (cores + 1).to_string();
+    let (code, stdout, _) = marea(folder.path(), &["check"])
+        .env("MAREA__PIPELINE__WORKERS", &many)
+        .output()
+        .map(|o| (o.status.code().unwrap(), String::from_utf8(o.stdout).unwrap(), o.stderr))
+        .unwrap();
+    assert_eq!(code, 0, "{stdout}");
+    let warning = format!(
+        "warning: MAREA__PIPELINE__WORKERS: pipeline.workers: {many} workers on {cores} cores will wait for each other"
+    );
+    assert!(stdout.lines().any(|line| line == warning), "{stdout}");
+    assert!(stdout.ends_with("\nall is well\n"), "{stdout}");
+}
+
+#[test]
+fn a_replay_adds_up_dumps_and_explains_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let ticks = ticks(at);
+    let replay = ["replay", &ticks, "--live", "live.toml", "--dump", "out", "--format", "json", "--store", "m.db"];
+    let (code, stdout, stderr) = run(at, &replay);
+    assert_eq!(code, 0, "{stderr}");
+    let summary: Value = serde_json::from_str(&stdout).unwrap();
+    let n = |name: &str| summary[name].as_i64().unwrap();
+    assert_eq!((n("records_in"), n("accepted"), n("duplicate"), n("dead"), n("held")), (802, 800, 1, 1, 0));
+    assert_eq!((&summary["balanced"], &summary["bars"]["5m"]), (&Value::from(true), &Value::from(160)));
+    assert_eq!(summary["now"], "2026-01-05T16:00:00.000000000Z", "the greatest close of any bar");
+    assert_eq!(summary["dead_letters"].as_object().unwrap().values().sum_i64(), 1);
+    for table in ["bars", "indicators", "trades", "metrics", "recommendations", "verdicts", "dead_letters"] {
+        let csv = std::fs::read_to_string(at.join("out").join(format!("{table}.csv"))).unwrap();
+        assert!(csv.lines().count() > 1, "{table}.csv is empty");
+    }
+
+    // Two workers, one tick an epoch: the same state.
+    let again = marea(at, &["replay", &ticks, "--live", "live.toml", "--dump", "out2", "--workers", "2"])
+        .env("MAREA__PIPELINE__MAX_TICKS", "1")
+        .output()
+        .unwrap();
+    assert!(again.status.success());
+    for table in ["bars", "indicators", "trades", "metrics", "recommendations"] {
+        let read = |out: &str| std::fs::read_to_string(at.join(out).join(format!("{table}.csv"))).unwrap();
+        assert!(read("out") == read("out2"), "{table}.csv differs");
+    }
+
+    let (code, _, stderr) = run(at, &replay);
+    assert_eq!(code, 2);
+    assert!(stderr.starts_with("error: store m.db: holds a run already, up to epoch "), "{stderr}");
+
+    let (_, from_store, _) = run(at, &["explain", "up", "--account", "M1", "--store", "m.db", "--format", "json"]);
+    let from_files = ["explain", "UP", "--account", "M1", "--files", &ticks, "--live", "live.toml", "--format", "json"];
+    let (_, from_files, stderr) = run(at, &from_files);
+    let case = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_else(|e| panic!("{e}: {text} {stderr}"));
+    let (store, files) = (case(&from_store), case(&from_files));
+    for part in ["recommendation", "bars", "tracks"] {
+        assert_eq!(store[part], files[part], "{part}");
+    }
+    assert_eq!(store["verdict"]["reasons"], files["verdict"]["reasons"]);
+    let (code, text, _) = run(at, &["explain", "UP", "--account", "M1", "--store", "m.db"]);
+    assert_eq!(code, 0);
+    assert!(text.contains("confidence = 100 × (0.6 × ") && text.contains("Verdict for M1: BLOCK"), "{text}");
+    let (code, _, stderr) = run(at, &["explain", "GONE", "--store", "m.db"]);
+    assert_eq!(code, 1);
+    assert_eq!(stderr, "error: no recommendation stands for GONE: it needs a closed bar of its decision timeframe\n");
+    let (code, _, stderr) = run(at, &["explain", "UP", "--account", "X", "--store", "m.db"]);
+    assert_eq!(code, 1);
+    assert_eq!(stderr, "error: account X has no verdict on UP: it is not among the configured accounts\n");
+}
+
+trait SumI64 {
+    fn sum_i64(self) -> i64;
+}
+
+impl<'a, I: Iterator<Item = &'a Value>> SumI64 for I {
+    fn sum_i64(self) -> i64 {
+        self.filter_map(Value::as_i64).sum()
+    }
+}
+
+#[test]
+fn the_demo_serves_explains_and_ends_when_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut demo = marea(folder.path(), &["demo", "--listen", "127.0.0.1:0", "--format", "json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut first = String::new();
+    BufReader::new(demo.stdout.as_mut().unwrap()).read_line(&mut first).unwrap();
+    let said: Value = serde_json::from_str(&first).unwrap();
+    let page = said["page"].as_str().unwrap();
+    let url = http::Url::parse(page).unwrap();
+    let get = |path: &str| http::get(&url, path).ok().and_then(|answer| answer.ok().cloned());
+    let started = Instant::now();
+    let ready = || get("/ready").is_some() && get("/api/v1/recommendations/EURUSD/latest").is_some();
+    while !ready() {
+        assert!(started.elapsed() < Duration::from_secs(60), "not ready");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let (code, text, stderr) = run(folder.path(), &["explain", "EURUSD", "--account", "M1", "--url", page]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(text.contains("Verdict for M1: ") && text.contains("measured at "), "{text}");
+
+    let store = said["store"].as_str().unwrap();
+    assert!(Path::new(store).exists());
+    assert!(Command::new("kill").args(["-TERM", &demo.id().to_string()]).status().unwrap().success());
+    let asked = Instant::now();
+    let status = demo.wait().unwrap();
+    assert!(status.success(), "{status}");
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    assert!(!Path::new(store).exists(), "its folder is gone with it");
+}
+
+#[test]
+fn completions_are_scripts() {
+    let folder = tempfile::tempdir().unwrap();
+    for (shell, part) in [("bash", "complete -F _marea"), ("zsh", "#compdef marea"), ("fish", "complete -c marea")] {
+        let (code, stdout, _) = run(folder.path(), &["completions", shell]);
+        assert!(code == 0 && stdout.contains(part), "{shell}");
+    }
+}

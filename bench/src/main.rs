@@ -83,7 +83,8 @@ fn run_w2() -> anyhow::Result<()> {
     let steps = (closes.len() * w2::variants().count()) as f64;
     header("W2: 400 EMA-cross variants × 500,000 bars, against a plain loop a variant");
     let row = |what: &str| Row { what: what.to_owned(), baseline: Vec::new(), subject: Vec::new() };
-    let (mut at_once, mut streaming) = (row("variants added at once to the history"), row("one closed bar an epoch (5,000 bars)"));
+    let (mut at_once, mut streaming) =
+        (row("variants added at once to the history"), row("one closed bar an epoch (5,000 bars)"));
     let few = 5_000;
     for _ in 0..ROUNDS {
         let (expected, took) = timed(|| w2::plain_loop(&prices));

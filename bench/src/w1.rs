@@ -9,9 +9,7 @@ use marea::engine::{Engine, EngineConfig};
 use marea_model::cursor::Batch;
 use marea_model::num::fixed_to_f64;
 use marea_model::output::Change;
-use marea_model::{
-    Cursor, Event, Instruments, Nanos, Output, Partition, Price, Record, Size, Symbol, Tick, Timeframe,
-};
+use marea_model::{Cursor, Event, Instruments, Nanos, Output, Partition, Price, Record, Size, Symbol, Tick, Timeframe};
 use marea_operators::indicators::IndicatorSpec;
 use marea_sources::Input;
 use std::collections::HashMap;
@@ -241,7 +239,8 @@ pub fn graph(trades: &[Trade], bar: Nanos, per_epoch: usize, workers: usize) -> 
             cutter.push(Input::Start { partition }, 0);
             for (chunk_index, chunk) in trades.chunks(per_epoch).enumerate() {
                 let first = chunk_index * per_epoch;
-                let records = chunk.iter().enumerate().map(|(i, t)| record(first + i, t, &symbols, partition)).collect();
+                let records =
+                    chunk.iter().enumerate().map(|(i, t)| record(first + i, t, &symbols, partition)).collect();
                 let upper = (first + chunk.len()) as u64;
                 let batch = Batch {
                     partition,

@@ -58,13 +58,13 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use timely::communication::Pull;
+use timely::dataflow::Stream;
 use timely::dataflow::channels::Message;
 use timely::dataflow::channels::pact::{ParallelizationContract, Pipeline};
 use timely::dataflow::channels::pushers;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::InputHandleCore;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
-use timely::dataflow::Stream;
 
 /// A stream of `D` at epochs.
 pub type EpochStream<'scope, D> = Stream<'scope, Epoch, Vec<D>>;
@@ -227,12 +227,10 @@ impl<'scope> EpochOperator<'scope> {
                     for stash in &mut stashes {
                         stash.show(epoch);
                     }
-                    let progress = clock.take().into_iter().flatten().last();
-                    // Data at an epoch that the clock did not tell would be lost silently.
-                    debug_assert!(progress.is_some(), "epoch {epoch} has data, and the clock did not tell it");
-                    if let Some(progress) = progress {
-                        kernel(epoch, progress);
-                    }
+                    // Whoever sends data at an epoch tells it to the clock; else the data would be lost, silently.
+                    let progress =
+                        clock.take().into_iter().flatten().last().expect("the clock tells every epoch with data");
+                    kernel(epoch, progress);
                     for (emit, capability) in emits.iter_mut().zip(&mut capabilities) {
                         capability.downgrade(&epoch);
                         emit.emit(capability);
@@ -259,6 +257,7 @@ mod tests {
     use timely::dataflow::operators::{Input as _, Inspect, Probe};
 
     type Seen = Rc<RefCell<Vec<(Epoch, String)>>>;
+    type Shown = (Vec<(Epoch, String)>, Vec<(Epoch, Epoch)>);
 
     /// A kernel that shows what it is called with, and has a timer: it says so once `due` is reached.
     fn show<'scope>(
@@ -299,11 +298,7 @@ mod tests {
 
     /// Feeds worker 0 with `numbers` and `words` of each epoch, all workers with the clock; gives what this worker showed
     /// and when its timer fired.
-    fn run(
-        worker: &mut timely::worker::Worker,
-        epochs: &[(Epoch, Vec<u64>, &str)],
-        due: Epoch,
-    ) -> (Vec<(Epoch, String)>, Vec<(Epoch, Epoch)>) {
+    fn run(worker: &mut timely::worker::Worker, epochs: &[(Epoch, Vec<u64>, &str)], due: Epoch) -> Shown {
         let (seen, fired) = (Seen::default(), Rc::default());
         let (mut clock, mut numbers, mut words, probe) = worker.dataflow(|scope| {
             let (clock, clock_stream) = scope.new_input::<Vec<Progress>>();
@@ -335,7 +330,8 @@ mod tests {
     #[test]
     fn each_complete_epoch_once_in_order_also_without_data() {
         timely::execute_directly(|worker| {
-            let epochs = [(3, vec![1, 2], "a"), (8, vec![3], ""), (20, vec![], ""), (30, vec![], ""), (31, vec![4], "b")];
+            let epochs =
+                [(3, vec![1, 2], "a"), (8, vec![3], ""), (20, vec![], ""), (30, vec![], ""), (31, vec![4], "b")];
             let (seen, fired) = run(worker, &epochs, 25);
             let seen: Vec<(Epoch, &str)> = seen.iter().map(|(e, s)| (*e, s.as_str())).collect();
             assert_eq!(seen, [(3, "3: 3 a"), (8, "8: 3 "), (20, "20: 0 "), (30, "30: 0 "), (31, "31: 4 b")]);
@@ -358,7 +354,8 @@ mod tests {
             assert_eq!(*fired, [(707, 701)]);
         }
         for (i, n) in (1_u64..200).map(|e| e * 5).enumerate() {
-            let sums: u64 = seen.iter().map(|(shown, _)| shown[i].1.split(' ').nth(1).unwrap().parse::<u64>().unwrap()).sum();
+            let sums: u64 =
+                seen.iter().map(|(shown, _)| shown[i].1.split(' ').nth(1).unwrap().parse::<u64>().unwrap()).sum();
             assert_eq!(sums, n * (n - 1) / 2);
         }
     }

@@ -586,6 +586,7 @@ impl Gate {
 
 /// The operator: recommendations and quotes routed to the worker of their symbol; every worker is given all snapshots
 /// and all of the configuration.
+#[expect(clippy::too_many_arguments, reason = "five streams, and the three settings of the kernel")]
 pub fn gate<'scope>(
     clock: EpochStream<'scope, Progress>,
     recommendations: EpochStream<'scope, (Arc<Recommendation>, i64)>,

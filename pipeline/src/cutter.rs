@@ -226,7 +226,7 @@ impl Cutter {
 
     /// The closing cut of a finite input: all that is pending, and `now` moves on to `until`, by default the greatest
     /// close over all timeframes of the greatest event time. Everything up to there is closed. `now` never moves back: an
-    /// `until` before it changes nothing.
+    /// `until` before it changes nothing. Sealed is what lies behind the greatest event time of all by the lateness.
     pub fn finish(&mut self, until: Option<Nanos>) -> Cut {
         let mut cut = self.take(usize::MAX);
         let default = || {
@@ -237,6 +237,10 @@ impl Cutter {
         let end_ms = end.div_euclid(MILLI) + i64::from(end.rem_euclid(MILLI) > 0);
         let epoch = first_epoch(end_ms).max(self.last + 1);
         self.seal();
+        // Nothing more comes, so no partition holds the others back: which one finished first must not matter.
+        let sealed =
+            self.partitions.iter().filter_map(|p| p.greatest).max().map(|t| t.saturating_sub(self.config.lateness));
+        self.progress.sealed_through = self.progress.sealed_through.max(sealed.unwrap_or(Nanos::MIN));
         self.progress.closed_through = self.progress.closed_through.max(now_ns(epoch));
         self.last = epoch;
         cut.epoch = epoch;

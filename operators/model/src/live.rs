@@ -2,15 +2,16 @@
 //!
 //! | key | meaning | a value that cannot be read |
 //! |---|---|---|
-//! | `/echo/core/master_accounts`, `slave_accounts` | accounts, comma list or JSON array | [1] |
+//! | `/echo/core/master_accounts`, `slave_accounts` | accounts, comma list or JSON array | ¹ |
 //! | `/echo/core/trading_enabled` | `true`; absent is `true` | is the kill switch, as any other value |
 //! | `/echo/policy/{account or *}/…` | policy, the exact account over `*` | POLICY_INVALID for whom it applies to |
-//! | `/echo/windows/{account or *}/{symbol or *}[/{id}]/…` | no-trade windows, united | POLICY_INVALID for the pairs [2] |
+//! | `/echo/windows/{account or *}/{symbol or *}[/{id}]/…` | no-trade windows, united | POLICY_INVALID for the pairs ² |
 //! | `/marea/strategies/{id}` | JSON of a strategy | there is no such strategy |
 //! | `/marea/instruments/{symbol or default}` | JSON of an instrument | the instrument of the start stays |
 //!
-//! 1. A name that is none is listed as a problem. A list that cannot be read: its last accounts stand, POLICY_INVALID.
-//! 2. Half a window (a start without an end, or the reverse): NO_TRADE_WINDOW at once.
+//! ¹ A name that is none is listed as a problem. A list that cannot be read: its last accounts stand, POLICY_INVALID.
+//!
+//! ² Half a window (a start without an end, or the reverse): NO_TRADE_WINDOW at once.
 //!
 //! A policy is resolved key by key.
 //!

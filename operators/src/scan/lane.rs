@@ -94,10 +94,18 @@ fn emit(deltas: &mut Vec<Delta>, output: Output, diff: i64) {
     }
 }
 
-fn emit_indicator(key: (Symbol, Timeframe), names: &[Arc<str>], values: &Values, at: Nanos, diff: i64, out: &mut ScanOutput) {
+fn emit_indicator(
+    key: (Symbol, Timeframe),
+    names: &[Arc<str>],
+    values: &Values,
+    at: Nanos,
+    diff: i64,
+    out: &mut ScanOutput,
+) {
     for (name, value) in names.iter().zip(values) {
         if let Some(value) = *value {
-            let row = IndicatorRow { symbol: key.0, timeframe: key.1, open_time: at, name: name.clone(), value: F64(value) };
+            let row =
+                IndicatorRow { symbol: key.0, timeframe: key.1, open_time: at, name: name.clone(), value: F64(value) };
             emit(&mut out.deltas, Output::Indicator(row), diff);
         }
     }
@@ -145,7 +153,13 @@ impl Lane {
     }
 
     /// Starts indicators, in one pass over the history. Those without `visible` are only read here.
-    pub(super) fn add_indicators(&mut self, specs: &[IndicatorSpec], visible: bool, history: &History, out: &mut ScanOutput) {
+    pub(super) fn add_indicators(
+        &mut self,
+        specs: &[IndicatorSpec],
+        visible: bool,
+        history: &History,
+        out: &mut ScanOutput,
+    ) {
         let fresh: Vec<&IndicatorSpec> = specs
             .iter()
             .filter(|s| !self.indicators.iter().any(|i| i.spec == **s && i.names.is_empty() != visible))
@@ -204,14 +218,19 @@ impl Lane {
     ) -> bool {
         let Some(at) = self.backtests.iter().position(|c| c.strategy.id == id) else { return false };
         if let Some(successor) = successor {
-            let same = Strategy { weight: successor.weight, symbols: successor.symbols.clone(), ..(*self.backtests[at].strategy).clone() };
+            let same = Strategy {
+                weight: successor.weight,
+                symbols: successor.symbols.clone(),
+                ..(*self.backtests[at].strategy).clone()
+            };
             if same == **successor {
                 self.backtests[at].strategy = successor.clone();
-                        return true;
+                return true;
             }
         }
         let mut gone = self.backtests.swap_remove(at);
-        let span = Span { new: Series::new(), old: self.segment(history, 0, self.closed), from: 0, last_edit: Nanos::MAX };
+        let span =
+            Span { new: Series::new(), old: self.segment(history, 0, self.closed), from: 0, last_edit: Nanos::MAX };
         gone.replay((self.symbol, self.timeframe), &[], 0, &span, out);
         gone.publish(None, &self.tail, out);
         false
@@ -262,7 +281,8 @@ impl Lane {
                 }
             }
             for consumer in &mut self.backtests {
-                let mut tape = Tape { id: consumer.strategy.id, key, diff: 1, days: &mut consumer.days, deltas: &mut out.deltas };
+                let mut tape =
+                    Tape { id: consumer.strategy.id, key, diff: 1, days: &mut consumer.days, deltas: &mut out.deltas };
                 consumer.track.state.run(&consumer.params, &self.tail, from..self.tail.len(), &mut tape);
             }
             self.closed += block.len();
@@ -307,7 +327,8 @@ impl Lane {
         let tip_day = closed.checked_sub(1).map(|last| utc_day(history.open_times()[last]));
         let mut first = self.marks.partition_point(|m| m.time < edits[0].open_time);
         // Deleting bars at the tip can move the trailing window onto days that were let go: then all of it again.
-        let start_over = self.backtests.iter().any(|c| tip_day.is_some_and(|tip| tip - TRAILING_DAYS + 1 < c.days_from));
+        let start_over =
+            self.backtests.iter().any(|c| tip_day.is_some_and(|tip| tip - TRAILING_DAYS + 1 < c.days_from));
         if start_over {
             first = 0;
         }

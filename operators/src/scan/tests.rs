@@ -13,7 +13,9 @@ const BASE: Nanos = 60 * SECOND;
 fn settings() -> ScanConfig {
     let timeframes = vec![Timeframe::M1, Timeframe::M5];
     let specs: Vec<IndicatorSpec> =
-        ["ema(3)", "sma(4)", "rsi(3)", "obv", "vwap", "macd(2,3,2)", "donchian(3)", "atr(2)"].map(|s| s.parse().unwrap()).into();
+        ["ema(3)", "sma(4)", "rsi(3)", "obv", "vwap", "macd(2,3,2)", "donchian(3)", "atr(2)"]
+            .map(|s| s.parse().unwrap())
+            .into();
     ScanConfig {
         indicators: timeframes.iter().map(|t| (*t, specs.clone())).collect(),
         timeframes,
@@ -77,7 +79,10 @@ const STRATEGIES: [(&str, &str); 4] = [
     ("cross", r#"{"kind":"ema_cross","fast":2,"slow":3,"timeframe":"1m","stop_loss":1,"take_profit":2}"#),
     ("cross", r#"{"kind":"ema_cross","fast":2,"slow":4,"timeframe":"1m"}"#),
     ("channel", r#"{"kind":"donchian_breakout","period":3,"timeframe":"5m","commission_bps":5,"slippage_bps":2}"#),
-    ("channel", r#"{"kind":"donchian_breakout","period":3,"timeframe":"5m","commission_bps":5,"slippage_bps":2,"weight":3}"#),
+    (
+        "channel",
+        r#"{"kind":"donchian_breakout","period":3,"timeframe":"5m","commission_bps":5,"slippage_bps":2,"weight":3}"#,
+    ),
 ];
 
 type Step = (Vec<(i64, Option<(i64, i64, i64)>)>, Option<usize>, bool);
@@ -121,7 +126,8 @@ fn check(minutes: i64, history: &[Step]) {
 
         let mut fresh = Scan::new(settings()).unwrap();
         let mut expected = Standing::default();
-        let all: Vec<BarUpsert> = bars.iter().filter(|(_, b)| b.is_some()).map(|(at, body)| upsert(*at, *body)).collect();
+        let all: Vec<BarUpsert> =
+            bars.iter().filter(|(_, b)| b.is_some()).map(|(at, body)| upsert(*at, *body)).collect();
         let tree: Vec<ConfigUpdate> = config.iter().map(|(id, json)| strategy(id, json)).collect();
         expected.apply(fresh.epoch([], None, &tree));
         expected.apply(fresh.epoch(all, progress(closed), &[]));
@@ -170,7 +176,8 @@ fn deleting_a_month_at_the_tip_moves_the_trailing_window_back() {
 fn edits_far_back_find_their_way_through_thinned_checkpoints() {
     let config = STRATEGIES[..3].iter().map(|(id, json)| strategy(id, json)).collect::<Vec<_>>();
     let price = |at: i64| 10_000 + (at * 7919) % 301 + (at / 50) % 97;
-    let mut bars: BTreeMap<i64, Option<(i64, i64, i64)>> = (0..9_000).map(|at| (at, Some((price(at), 15, 1 + at % 5)))).collect();
+    let mut bars: BTreeMap<i64, Option<(i64, i64, i64)>> =
+        (0..9_000).map(|at| (at, Some((price(at), 15, 1 + at % 5)))).collect();
     let mut scan = Scan::new(settings()).unwrap();
     let mut standing = Standing::default();
     standing.apply(scan.epoch([], None, &config));
@@ -178,7 +185,9 @@ fn edits_far_back_find_their_way_through_thinned_checkpoints() {
         let chunk = bars.range(first..first + 450).map(|(at, body)| upsert(*at, *body));
         standing.apply(scan.epoch(chunk, progress(first + 450), &[]));
     }
-    for (at, body) in [(8_990, Some((9_000, 5, 1))), (100, None), (4_000, Some((12_000, 90, 7))), (0, None), (8_999, None)] {
+    for (at, body) in
+        [(8_990, Some((9_000, 5, 1))), (100, None), (4_000, Some((12_000, 90, 7))), (0, None), (8_999, None)]
+    {
         bars.insert(at, body);
         standing.apply(scan.epoch([upsert(at, body)], None, &[]));
     }

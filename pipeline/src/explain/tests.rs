@@ -161,13 +161,14 @@ fn every_reason_says_the_limit_and_what_is() {
         "KILL_SWITCH: trading_enabled is not true: nobody enters",
         "NO_TRADE_WINDOW: inside a no-trade window until 2026-01-05 13:40:00 UTC: \
          [2026-01-05 13:00:00, 2026-01-05 13:40:00)",
-        "NO_SIGNAL: already in the market on this side, and an increase needs 80: confidence 58.9194 < 80",
+        "NO_SIGNAL: already in the market on this side, and an increase needs 80: confidence 58.9193 < 80",
         "QUOTE_STALE: the last quote is of 2026-01-05 13:30:50 UTC: 10000 ms > max_quote_age_ms 5000 ms",
         "SPREAD_ABOVE_MAX: (1.10051 − 1.1002) ÷ 0.00001 = 31 points > max_spread 20 points",
         "PRICE_MOVED: |ask 1.10051 − 1.1| ÷ 0.00001 = 51 points > max_slippage 40 points",
         "DELAY_ABOVE_MAX: its bar closed at 2026-01-05 13:30:00 UTC: 60000 ms > max_delay_ms 30000 ms",
         "DRAWDOWN_LIMIT: (12500 − 10000) ÷ 12500 = 20 % ≥ max_drawdown_pct 15 %",
         "CURRENCY_MISMATCH: the account is in EUR, the instrument in USD",
+        "QUOTE_CROSSED: bid 1.1002 ≤ ask 1.10051 (when measured, no longer)",
         "STOP_TOO_CLOSE: |1.1 − 1.098| ÷ 0.00001 = 200 points < min_stop_distance 300 points",
     ] {
         has(&text, line);

@@ -370,8 +370,8 @@ impl Page {
             return;
         }
         let title = match self.lang {
-            Lang::En => format!("The last {} bars of {}, {}", bars.len(), r.symbol, r.timeframe),
-            Lang::Es => format!("Las últimas {} barras de {}, {}", bars.len(), r.symbol, r.timeframe),
+            Lang::En => format!("The last bars of {}, {}", r.symbol, r.timeframe),
+            Lang::Es => format!("Las últimas barras de {}, {}", r.symbol, r.timeframe),
         };
         self.line("");
         self.line(title);
@@ -465,6 +465,11 @@ impl Page {
             )
             .to_owned()
         };
+        // The measurement may be later than the verdict, and a reason may have passed since.
+        let is = |holds: bool, sign: &'static str, not: &'static str| match holds {
+            true => (sign, ""),
+            false => (not, self.t(" (when measured, no longer)", " (al medirlo, ya no)")),
+        };
         match code {
             "KILL_SWITCH" => self
                 .t("trading_enabled is not true: nobody enters", "trading_enabled no es true: nadie entra")
@@ -509,33 +514,44 @@ impl Page {
             ),
             "NO_QUOTE" => self.t("no quote was ever seen", "nunca se ha visto una cotización").to_owned(),
             "QUOTE_STALE" => match (quote, policy) {
-                (Some(q), Some(p)) => format!(
-                    "{} {} UTC: {} ms > max_quote_age_ms {} ms",
-                    self.t("the last quote is of", "la última cotización es de"),
-                    clock(&q.event_time),
-                    q.age_ms,
-                    p.max_quote_age_ms
-                ),
+                (Some(q), Some(p)) => {
+                    let (sign, note) = is(q.age_ms > p.max_quote_age_ms, ">", "≤");
+                    format!(
+                        "{} {} UTC: {} ms {sign} max_quote_age_ms {} ms{note}",
+                        self.t("the last quote is of", "la última cotización es de"),
+                        clock(&q.event_time),
+                        q.age_ms,
+                        p.max_quote_age_ms
+                    )
+                }
                 _ => unknown(),
             },
-            "QUOTE_CROSSED" => quote.map_or_else(unknown, |q| format!("bid {} > ask {}", q.bid, q.ask)),
+            "QUOTE_CROSSED" => quote.map_or_else(unknown, |q| {
+                let (sign, note) = is(q.bid > q.ask, ">", "≤");
+                format!("bid {} {sign} ask {}{note}", q.bid, q.ask)
+            }),
             "SPREAD_ABOVE_MAX" => match (quote, policy, tick) {
-                (Some(q), Some(p), Some(tick)) => format!(
-                    "({} − {}) ÷ {tick} = {} {points} > max_spread {} {points}",
-                    q.ask,
-                    q.bid,
-                    plain(q.spread_points),
-                    plain(p.max_spread)
-                ),
+                (Some(q), Some(p), Some(tick)) => {
+                    let (sign, note) = is(q.spread_points > p.max_spread, ">", "≤");
+                    format!(
+                        "({} − {}) ÷ {tick} = {} {points} {sign} max_spread {} {points}{note}",
+                        q.ask,
+                        q.bid,
+                        plain(q.spread_points),
+                        plain(p.max_spread)
+                    )
+                }
                 _ => unknown(),
             },
             "PRICE_MOVED" => match (quote, policy.and_then(|p| p.max_slippage), tick) {
                 (Some(q), Some(limit), Some(tick)) => {
                     let (name, price) = if v.side < 0 { ("bid", q.bid) } else { ("ask", q.ask) };
+                    let moved = round((price - r.close).abs() / tick, 6);
+                    let (sign, note) = is(moved > limit, ">", "≤");
                     format!(
-                        "|{name} {price} − {}| ÷ {tick} = {} {points} > max_slippage {} {points}",
+                        "|{name} {price} − {}| ÷ {tick} = {} {points} {sign} max_slippage {} {points}{note}",
                         r.close,
-                        plain((price - r.close).abs() / tick),
+                        plain(moved),
                         plain(limit)
                     )
                 }
@@ -544,30 +560,40 @@ impl Page {
             "DELAY_ABOVE_MAX" => {
                 let now = facts.and_then(|f| parse_rfc3339(&f.now).ok());
                 match (now, parse_rfc3339(&r.bar_close_time).ok(), policy.and_then(|p| p.max_delay_ms)) {
-                    (Some(now), Some(close), Some(limit)) => format!(
-                        "{} {} UTC: {} ms > max_delay_ms {limit} ms",
-                        self.t("its bar closed at", "su barra cerró a las"),
-                        clock(&r.bar_close_time),
-                        now.saturating_sub(close) / MILLI
-                    ),
+                    (Some(now), Some(close), Some(limit)) => {
+                        let delay = now.saturating_sub(close) / MILLI;
+                        let (sign, note) = is(delay > limit, ">", "≤");
+                        format!(
+                            "{} {} UTC: {delay} ms {sign} max_delay_ms {limit} ms{note}",
+                            self.t("its bar closed at", "su barra cerró a las"),
+                            clock(&r.bar_close_time),
+                        )
+                    }
                     _ => unknown(),
                 }
             }
             "DRAWDOWN_LIMIT" => {
                 match account.map(|a| (a.equity, a.peak, a.policy.as_ref().and_then(|p| p.max_drawdown_pct))) {
-                    Some((Some(equity), Some(peak), Some(limit))) => format!(
-                        "({} − {}) ÷ {} = {} % ≥ max_drawdown_pct {} %",
-                        plain(peak),
-                        plain(equity),
-                        plain(peak),
-                        plain((peak - equity) / peak * 100.0),
-                        plain(limit)
-                    ),
+                    Some((Some(equity), Some(peak), Some(limit))) => {
+                        let drawdown = round((peak - equity) / peak * 100.0, 6);
+                        let (sign, note) = is(drawdown >= limit, "≥", "<");
+                        format!(
+                            "({} − {}) ÷ {} = {} % {sign} max_drawdown_pct {} %{note}",
+                            plain(peak),
+                            plain(equity),
+                            plain(peak),
+                            plain(drawdown),
+                            plain(limit)
+                        )
+                    }
                     _ => unknown(),
                 }
             }
             "NO_EQUITY" => match account.and_then(|a| a.equity) {
-                Some(equity) => format!("{} {} ≤ 0", self.t("equity", "patrimonio"), plain(equity)),
+                Some(equity) => {
+                    let (sign, note) = is(equity <= 0.0, "≤", ">");
+                    format!("{} {} {sign} 0{note}", self.t("equity", "patrimonio"), plain(equity))
+                }
                 None => self
                     .t("no snapshot of the account was ever seen", "nunca se ha visto el estado de la cuenta")
                     .to_owned(),
@@ -583,11 +609,15 @@ impl Page {
                 )
             }
             "STOP_TOO_CLOSE" => match (v.entry, v.stop_loss, tick, facts) {
-                (Some(entry), Some(stop), Some(tick), Some(facts)) => format!(
-                    "|{entry} − {stop}| ÷ {tick} = {} {points} < min_stop_distance {} {points}",
-                    plain((entry - stop).abs() / tick),
-                    plain(facts.instrument.min_stop_distance)
-                ),
+                (Some(entry), Some(stop), Some(tick), Some(facts)) => {
+                    let (distance, least) = (round((entry - stop).abs() / tick, 6), facts.instrument.min_stop_distance);
+                    let (sign, note) = is(distance < least, "<", "≥");
+                    format!(
+                        "|{entry} − {stop}| ÷ {tick} = {} {points} {sign} min_stop_distance {} {points}{note}",
+                        plain(distance),
+                        plain(least)
+                    )
+                }
                 (_, None, ..) => {
                     self.t("there is no stop to size by", "no hay stop para calcular el tamaño").to_owned()
                 }
@@ -620,7 +650,7 @@ impl Page {
             return format!("{}: {}", self.t("the recommendation is", "la recomendación es"), r.action);
         }
         match account.map(|a| a.position_side) {
-            Some(held) if held == recommended => format!(
+            Some(held) if held == recommended && r.confidence < 80.0 => format!(
                 "{}: {} {} < 80",
                 self.t(
                     "already in the market on this side, and an increase needs 80",

@@ -16,7 +16,9 @@
 
 use super::arrow::{number_of, price_scale, rev_of};
 use super::json::bar_texts;
-use super::{BAR_FIELDS, Decoded, Decoder, EARLIEST, Fault, Field, Fields, Judged, LATEST, Value, invalid, judge};
+use super::{
+    BAR_FIELDS, Decoded, Decoder, EARLIEST, Fault, Field, Fields, Judged, LATEST, Value, instant, invalid, judge,
+};
 use crate::cursor::{Cursor, Reason, excerpt};
 use crate::instrument::Instruments;
 use crate::name::{Partition, Symbol};
@@ -175,10 +177,21 @@ fn symbol_of(file_name: &str) -> Result<Symbol, OpenError> {
     Symbol::canonical(symbol).map_err(|_| OpenError::NoSymbol(file_name.to_owned()))
 }
 
+/// Our own header: where each field stands.
+#[derive(Debug, Default)]
+struct Header {
+    columns: [Option<usize>; Field::COUNT],
+    /// The bits of the fields that stand anywhere.
+    present: u32,
+    width: usize,
+    /// Whether there are columns that are not ours.
+    ignores: bool,
+}
+
 /// How a line's columns become fields.
 #[derive(Debug)]
 enum Layout {
-    Marea { columns: Box<[Option<usize>; Field::COUNT]>, width: usize, ignores: bool },
+    Marea(Box<Header>),
     Binance { format: &'static Binance, symbol: Symbol },
     TrueFx,
 }
@@ -302,7 +315,7 @@ impl<R: BufRead> Reader<R> {
             .map_err(|error| malformed(&self.line, format!("not UTF-8 from byte {}", error.valid_up_to())))?;
         self.columns.split(line).map_err(|detail| malformed(&self.line, detail.to_owned()))?;
         let (most, columns) = match &self.layout {
-            Layout::Marea { width, .. } => (*width, *width..=*width),
+            Layout::Marea(header) => (header.width, header.width..=header.width),
             Layout::Binance { format, .. } => (format.flags + 2, format.flags + 1..=format.flags + 2),
             Layout::TrueFx => (4, 4..=4),
         };
@@ -314,10 +327,10 @@ impl<R: BufRead> Reader<R> {
         }
         let cells = Cells { line, split: &self.columns };
         match &self.layout {
-            Layout::Marea { columns, ignores, .. } => {
-                let row = MareaRow { columns, cells };
+            Layout::Marea(header) => {
+                let row = MareaRow { header, cells };
                 let (tick, ignored) = judge(decoder, &mut out.symbols, &row, receive_time)?;
-                Ok((tick, ignored || *ignores))
+                Ok((tick, ignored || header.ignores))
             }
             Layout::Binance { format, symbol } => {
                 for flag in format.flags..width {
@@ -342,7 +355,7 @@ impl<R: BufRead> Reader<R> {
     fn is_header(&self) -> bool {
         let line = self.line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&self.line);
         match &self.layout {
-            Layout::Marea { .. } => self.pending,
+            Layout::Marea(_) => self.pending,
             // Where a price should stand, a name does.
             Layout::Binance { .. } => {
                 line.split(|b| *b == b',').nth(1).and_then(<[u8]>::first).is_some_and(u8::is_ascii_alphabetic)
@@ -387,29 +400,31 @@ fn trim_end(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\r").unwrap_or(line)
 }
 
-/// Our own header.
 fn header(line: &[u8], exists: bool) -> Result<Layout, OpenError> {
-    let mut columns = Box::new([None; Field::COUNT]);
+    let mut header = Box::<Header>::default();
     if !exists {
-        return Ok(Layout::Marea { columns, width: 0, ignores: false });
+        return Ok(Layout::Marea(header));
     }
     let error = |detail: String| OpenError::Header(detail);
     let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
     let line = std::str::from_utf8(line).map_err(|_| error("is not UTF-8".to_owned()))?;
     let mut split = Split::default();
     split.split(line).map_err(|detail| error(detail.to_owned()))?;
-    let (width, mut ignores) = (split.len(), false);
-    for i in 0..width {
+    header.width = split.len();
+    for i in 0..split.len() {
         let name = split.get(line, i);
         match Field::named(name) {
-            None => ignores = true,
-            Some(field) if columns[field as usize].is_some() => return Err(error(format!("has two columns {name}"))),
-            Some(field) => columns[field as usize] = Some(i),
+            None => header.ignores = true,
+            Some(field) if header.present & field.bit() != 0 => return Err(error(format!("has two columns {name}"))),
+            Some(field) => {
+                header.columns[field as usize] = Some(i);
+                header.present |= field.bit();
+            }
         }
     }
-    match Field::REQUIRED.into_iter().find(|field| columns[*field as usize].is_none()) {
+    match Field::REQUIRED.into_iter().find(|field| header.present & field.bit() == 0) {
         Some(field) => Err(error(format!("has no column {}", field.name()))),
-        None => Ok(Layout::Marea { columns, width, ignores }),
+        None => Ok(Layout::Marea(header)),
     }
 }
 
@@ -500,17 +515,19 @@ impl<'a> Cells<'a> {
 }
 
 struct MareaRow<'a> {
-    columns: &'a [Option<usize>; Field::COUNT],
+    header: &'a Header,
     cells: Cells<'a>,
 }
 
 impl Fields for MareaRow<'_> {
     fn get(&self, field: Field) -> Value<'_> {
-        self.columns[field as usize].map_or(Value::Null, |i| self.cells.value(i))
+        self.header.columns[field as usize].map_or(Value::Null, |i| self.cells.value(i))
     }
 
     fn has_others(&self, known: u32) -> bool {
-        Field::ALL.into_iter().any(|field| field.bit() & known == 0 && !matches!(self.get(field), Value::Null))
+        let others = self.header.present & !known;
+        let has = |field: Field| field.bit() & others != 0 && !matches!(self.get(field), Value::Null);
+        others != 0 && Field::ALL.into_iter().any(has)
     }
 }
 
@@ -592,27 +609,10 @@ impl Fields for TrueFxRow<'_> {
 /// `20140505 00:00:00.123`, UTC, with one to nine decimals or none.
 fn truefx_time(text: &str) -> Option<Nanos> {
     let bytes = text.as_bytes();
-    let number = |range: Range<usize>| {
-        let digits = bytes.get(range)?;
-        digits.iter().try_fold(0_i32, |n, b| b.is_ascii_digit().then(|| n * 10 + i32::from(b - b'0')))
-    };
-    let separators = [(8, b' '), (11, b':'), (14, b':')];
-    if separators.iter().any(|(i, separator)| bytes.get(*i) != Some(separator)) {
+    if bytes.get(8) != Some(&b' ') {
         return None;
     }
-    let mut nanos = 0;
-    if bytes.len() > 17 {
-        let places = bytes.len() - 18;
-        if bytes[17] != b'.' || !(1..=9).contains(&places) {
-            return None;
-        }
-        nanos = number(18..bytes.len())? * 10_i32.pow(9 - places as u32);
-    }
-    let two = |start: usize| number(start..start + 2).and_then(|n| i8::try_from(n).ok());
-    let date = jiff::civil::Date::new(number(0..4)? as i16, two(4)?, two(6)?).ok()?;
-    let time = jiff::civil::Time::new(two(9)?, two(12)?, two(15)?, nanos).ok()?;
-    let timestamp = jiff::tz::Offset::UTC.to_timestamp(date.to_datetime(time)).ok()?;
-    Nanos::try_from(timestamp.as_nanosecond()).ok()
+    instant(&bytes[..4], &bytes[4..6], &bytes[6..8], &bytes[9..])
 }
 
 /// Writes ticks in our own columns: those of trades and quotes, and all others if there is a correction or an amend.

@@ -18,20 +18,20 @@ use std::time::{Duration, Instant};
 
 /// What every way of doing W1 must agree on.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Checksum {
+pub(crate) struct Checksum {
     /// Closed bars.
-    pub bars: u64,
+    pub(crate) bars: u64,
     /// Sum of their closes.
-    pub closes: f64,
+    pub(crate) closes: f64,
     /// Sum of their volumes.
-    pub volumes: f64,
+    pub(crate) volumes: f64,
     /// Sums over the symbols of the last values: ema(12), ema(26), rsi(14), upper, lower band, atr(14).
-    pub last: [f64; 6],
+    pub(crate) last: [f64; 6],
 }
 
 impl Checksum {
     /// Equal but for the order in which floats were added.
-    pub fn agrees(&self, other: &Checksum) -> bool {
+    pub(crate) fn agrees(&self, other: &Checksum) -> bool {
         let near = |a: f64, b: f64| (a - b).abs() <= 1e-6 * a.abs().max(1.0);
         self.bars == other.bars
             && near(self.closes, other.closes)
@@ -40,7 +40,7 @@ impl Checksum {
     }
 
     /// The figures that 5,000,000 trades and one-second bars must give.
-    pub fn expected() -> Checksum {
+    pub(crate) fn expected() -> Checksum {
         Checksum {
             bars: 25_100,
             closes: 4_810_898.20,
@@ -156,7 +156,7 @@ impl Five {
 }
 
 /// The baseline: one loop over trades in memory.
-pub fn plain_loop(trades: &[(i64, u32, f64, f64)], bar: Nanos) -> Checksum {
+pub(crate) fn plain_loop(trades: &[(i64, u32, f64, f64)], bar: Nanos) -> Checksum {
     fn close_all(open: &mut [Open], fives: &mut [Five], sum: &mut Checksum) {
         for (bar, five) in open.iter_mut().zip(fives) {
             if bar.count > 0 {
@@ -214,7 +214,12 @@ fn record(i: usize, trade: &Trade, symbols: &[Symbol], partition: Partition) -> 
 }
 
 /// The subject: the whole graph. Gives what it found and how long it took from the first tick to the last epoch.
-pub fn graph(trades: &[Trade], bar: Nanos, per_epoch: usize, workers: usize) -> anyhow::Result<(Checksum, Duration)> {
+pub(crate) fn graph(
+    trades: &[Trade],
+    bar: Nanos,
+    per_epoch: usize,
+    workers: usize,
+) -> anyhow::Result<(Checksum, Duration)> {
     let symbols = (0..SYMBOLS).map(|k| Symbol::new(&format!("S{k:02}"))).collect::<Result<Vec<_>, _>>()?;
     let partition = Partition::new("w1")?;
     let timeframe = Timeframe::new(bar)?;

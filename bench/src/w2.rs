@@ -21,28 +21,28 @@ const MINUTES_A_YEAR: f64 = 525_600.0;
 const START: i64 = 1_600_000_000 / 60 * 60 * SECOND;
 
 /// (fast, slow) of the 400 variants.
-pub fn variants() -> impl Iterator<Item = (u32, u32)> {
+pub(crate) fn variants() -> impl Iterator<Item = (u32, u32)> {
     (5..=24).flat_map(|fast| (0..20).map(move |i| (fast, 30 + 5 * i)))
 }
 
 /// Sums over the variants.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Checksum {
+pub(crate) struct Checksum {
     /// Total return.
-    pub total_return: f64,
+    pub(crate) total_return: f64,
     /// Sharpe ratio without the first bar's return.
-    pub sharpe: f64,
+    pub(crate) sharpe: f64,
     /// Greatest drawdown.
-    pub drawdown: f64,
+    pub(crate) drawdown: f64,
     /// Closed trades.
-    pub trades: u64,
+    pub(crate) trades: u64,
     /// Win rate.
-    pub win_rate: f64,
+    pub(crate) win_rate: f64,
 }
 
 impl Checksum {
     /// What W2 must give.
-    pub const EXPECTED: Checksum = Checksum {
+    pub(crate) const EXPECTED: Checksum = Checksum {
         total_return: 8.33250667,
         sharpe: 16631.514941,
         drawdown: 0.06544481,
@@ -51,7 +51,7 @@ impl Checksum {
     };
 
     /// Equal to the digits that [`Checksum::EXPECTED`] has.
-    pub fn agrees(&self, other: &Checksum) -> bool {
+    pub(crate) fn agrees(&self, other: &Checksum) -> bool {
         let near = |a: f64, b: f64| (a - b).abs() <= 1e-6 * a.abs().max(0.01);
         near(self.total_return, other.total_return)
             && near(self.sharpe, other.sharpe)
@@ -62,7 +62,7 @@ impl Checksum {
 }
 
 /// The baseline: each variant is one loop over the closes.
-pub fn plain_loop(closes: &[f64]) -> Checksum {
+pub(crate) fn plain_loop(closes: &[f64]) -> Checksum {
     let mut total = Checksum::default();
     for (fast, slow) in variants() {
         let (fast_k, slow_k) = (2.0 / (f64::from(fast) + 1.0), 2.0 / (f64::from(slow) + 1.0));
@@ -172,7 +172,7 @@ fn checksum(changes: Vec<Change>) -> Checksum {
 }
 
 /// The subject, backfill: 400 variants added at once to a scan that holds the history.
-pub fn added_at_once(closes: &[i64]) -> anyhow::Result<(Checksum, Duration)> {
+pub(crate) fn added_at_once(closes: &[i64]) -> anyhow::Result<(Checksum, Duration)> {
     let mut scan = scan()?;
     let bars = closes.iter().enumerate().map(|(i, c)| bar(i, *c)).collect::<anyhow::Result<Vec<_>>>()?;
     scan.epoch(bars, through(closes.len()), &[]);
@@ -184,7 +184,7 @@ pub fn added_at_once(closes: &[i64]) -> anyhow::Result<(Checksum, Duration)> {
 }
 
 /// The subject, streaming: one closed bar an epoch, all variants live, metrics emitted at every bar.
-pub fn bar_by_bar(closes: &[i64]) -> anyhow::Result<Duration> {
+pub(crate) fn bar_by_bar(closes: &[i64]) -> anyhow::Result<Duration> {
     let mut scan = scan()?;
     let config: Vec<ConfigUpdate> = variants().map(|(fast, slow)| variant(fast, slow)).collect();
     scan.epoch([], None, &config);

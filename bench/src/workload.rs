@@ -1,16 +1,16 @@
 //! The inputs of W1 and W2: seeded, the same on every machine.
 
 /// splitmix64.
-pub struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
     /// A generator that begins at `seed`.
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Random(seed)
     }
 
     /// The next 64 bits.
-    pub fn bits(&mut self) -> u64 {
+    pub(crate) fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -30,34 +30,34 @@ impl Random {
 
 /// A trade of W1: prices in cents, sizes in thousandths.
 #[derive(Clone, Copy, Debug)]
-pub struct Trade {
+pub(crate) struct Trade {
     /// Event time in nanoseconds.
-    pub time: i64,
+    pub(crate) time: i64,
     /// 0 to 49.
-    pub symbol: u32,
+    pub(crate) symbol: u32,
     /// Thousandths.
-    pub size: u32,
+    pub(crate) size: u32,
     /// Cents.
-    pub price: i64,
+    pub(crate) price: i64,
 }
 
 impl Trade {
     /// The price in money.
-    pub fn price(&self) -> f64 {
+    pub(crate) fn price(&self) -> f64 {
         self.price as f64 / 100.0
     }
 
     /// The size in units.
-    pub fn size(&self) -> f64 {
+    pub(crate) fn size(&self) -> f64 {
         f64::from(self.size) / 1000.0
     }
 }
 
 /// Symbols of W1.
-pub const SYMBOLS: usize = 50;
+pub(crate) const SYMBOLS: usize = 50;
 
 /// W1's trades: about 10,000 a second of event time, in calm spells and bursts; symbol k gets a share of 1/(k + 3).
-pub fn trades(count: usize) -> Vec<Trade> {
+pub(crate) fn trades(count: usize) -> Vec<Trade> {
     let mut random = Random::new(42);
     let shares: Vec<f64> = (0..SYMBOLS).map(|k| 1.0 / (k as f64 + 3.0)).collect();
     let total: f64 = shares.iter().sum();
@@ -103,7 +103,7 @@ pub fn trades(count: usize) -> Vec<Trade> {
 }
 
 /// W2's 500,000 one-minute bars: closes in units of 1e-4. (Opens, highs and lows are drawn, and not used by W2.)
-pub fn closes() -> Vec<i64> {
+pub(crate) fn closes() -> Vec<i64> {
     let mut random = Random::new(42 ^ 0xba55);
     let (mut price, mut drift, mut left) = (100.0_f64, 0.0, 0_u64);
     (0..500_000)

@@ -171,8 +171,9 @@ fn watch(running: Running, duration: Option<Duration>, json: bool) -> Result<Out
     let started = Instant::now();
     let mut line = StatusLine::new(json);
     while !running.is_over() {
-        if let Some(feed) = &running.feed {
-            line.show(&feed.view().status());
+        let status = running.feed.as_ref().map(|feed| feed.view().status());
+        if let Some(status) = status.filter(|status| status.epoch.is_some()) {
+            line.show(&status);
         }
         if duration.is_some_and(|duration| started.elapsed() >= duration) {
             running.shutdown.stop();
@@ -211,8 +212,8 @@ fn replay(loaded: Loaded, args: &Replay, json: bool) -> Result<(), Failure> {
         end_when_finished: true,
         keep_state: true,
     })?;
-    let outcome = wait_with_bar(running, std::io::stderr().is_terminal() && !json)?;
-    let mut summary = Summary::of(&outcome, started.elapsed());
+    let (outcome, complete) = wait_with_bar(running, std::io::stderr().is_terminal() && !json)?;
+    let mut summary = Summary::of(&outcome, complete, started.elapsed());
     if let Some(folder) = &args.dump {
         outcome.state.write_csv(folder).map_err(Failure::failed)?;
         summary.dump = Some(folder.display().to_string());
@@ -225,7 +226,8 @@ fn replay(loaded: Loaded, args: &Replay, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn wait_with_bar(running: Running, visible: bool) -> Result<Outcome, Failure> {
+/// Waits for the end of the files, and says what came of it and whether it is complete.
+fn wait_with_bar(running: Running, visible: bool) -> Result<(Outcome, bool), Failure> {
     let started = Instant::now();
     let bar = progress_bar(visible);
     while !running.is_over() {
@@ -239,12 +241,15 @@ fn wait_with_bar(running: Running, visible: bool) -> Result<Outcome, Failure> {
         std::thread::sleep(LOOK.min(started.elapsed() / 8 + Duration::from_millis(1)));
     }
     bar.finish_and_clear();
-    running.finish()
+    let complete = !running.shutdown.is_stopped();
+    Ok((running.finish()?, complete))
 }
 
 /// What a replay came to.
 #[derive(Debug, Serialize)]
 struct Summary {
+    /// Whether the files were read to their end.
+    complete: bool,
     /// RFC 3339.
     now: String,
     seconds: f64,
@@ -269,9 +274,10 @@ struct Summary {
 }
 
 impl Summary {
-    fn of(outcome: &Outcome, took: Duration) -> Summary {
+    fn of(outcome: &Outcome, complete: bool, took: Duration) -> Summary {
         let mut bars: BTreeMap<Timeframe, u64> = BTreeMap::new();
         let mut summary = Summary {
+            complete,
             now: format_rfc3339(now_ns(outcome.epoch)),
             seconds: took.as_secs_f64(),
             records_per_second: outcome.totals.records_in as f64 / took.as_secs_f64().max(1e-9),
@@ -319,6 +325,9 @@ impl Summary {
         let mut text = totals_line(&self.totals);
         if !self.balanced {
             text.push_str("  (THIS DOES NOT ADD UP)");
+        }
+        if !self.complete {
+            text.push_str("\nSTOPPED before the end of the files");
         }
         let _ = write!(
             text,
@@ -456,7 +465,10 @@ fn case_of_files(loaded: &Loaded, args: &Explain, symbol: Symbol, account: Optio
         keep_state: true,
     })?;
     let desk = running.desk.clone();
-    let outcome = wait_with_bar(running, std::io::stderr().is_terminal())?;
+    let (outcome, complete) = wait_with_bar(running, std::io::stderr().is_terminal())?;
+    if !complete {
+        return Err(Failure::failed("stopped before the end of the files: there is nothing to explain yet"));
+    }
     let facts = desk.lock().unwrap_or_else(PoisonError::into_inner).facts(symbol, account);
     case_of_state(&outcome.state, facts, symbol, account)
 }

@@ -10,6 +10,7 @@
 mod desk;
 #[cfg(test)]
 mod tests;
+mod verdict;
 mod words;
 
 pub use desk::{AccountFacts, Desk, Facts, InstrumentFacts, PolicyFacts, QuoteFacts};

@@ -166,7 +166,7 @@ fn a_replay_adds_up_dumps_and_explains_itself() {
 
     let (code, _, stderr) = run(at, &replay);
     assert_eq!(code, 2);
-    assert!(stderr.starts_with("error: store m.db: holds a run already, up to epoch "), "{stderr}");
+    assert!(stderr.contains("store m.db: holds a run already, up to epoch "), "{stderr}");
 
     let (_, from_store, _) = run(at, &["explain", "up", "--account", "M1", "--store", "m.db", "--format", "json"]);
     let from_files = ["explain", "UP", "--account", "M1", "--files", &ticks, "--live", "live.toml", "--format", "json"];

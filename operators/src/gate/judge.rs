@@ -283,6 +283,10 @@ impl Facts<'_> {
             }
         }
 
+        // An order that nothing could be sized by (sums beyond every integer) stays closed.
+        if entry.is_some() && reasons.is_empty() && verdict.lots.is_none() {
+            reasons.push(BlockReason::LotTooSmall);
+        }
         verdict.allow = reasons.is_empty();
         if !verdict.allow {
             verdict.lots = None;

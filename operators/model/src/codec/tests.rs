@@ -1053,36 +1053,3 @@ proptest! {
         prop_assert!(units.unsigned_abs() > 1 << 110 || parse_wide(&scientific, scale) == Ok(units), "{}", scientific);
     }
 }
-
-#[test]
-fn tmp_speed() {
-    let d = decoder(None);
-    let t = Tick {
-        symbol: Symbol::new("IBM").unwrap(),
-        event_time: RECEIVED + 123_456_789,
-        seq: 17,
-        event: Event::Trade { price: Price(18190), size: Size(10_000_000_000) },
-    };
-    let ticks: Vec<Tick> = (0..50_000).map(|i| Tick { seq: i, ..t.clone() }).collect();
-    let jsons: Vec<Vec<u8>> = ticks.iter().map(|t| json::encode(t, &d.instruments)).collect();
-    let batch = arrow::encode(&ticks, &d.instruments);
-    let text = csv::encode(&ticks, &d.instruments);
-    for _ in 0..3 {
-        let mut out = Decoded::default();
-        let s = std::time::Instant::now();
-        for j in &jsons {
-            json::decode(&d, j, cursor(), 0, &mut out);
-        }
-        let a = s.elapsed();
-        out.clear();
-        let s = std::time::Instant::now();
-        arrow::decode_batch(&d, &batch, cursor(), RowsAre::Offsets, 0, &mut out);
-        let b = s.elapsed();
-        out.clear();
-        let s = std::time::Instant::now();
-        let mut r = csv::Reader::open(text.as_bytes(), cursor().partition, "a.csv", None).unwrap();
-        while r.read(&d, 1000, 0, &mut out).unwrap() {}
-        let c = s.elapsed();
-        eprintln!("json {} arrow {} csv {} ns", a.as_nanos() / 50_000, b.as_nanos() / 50_000, c.as_nanos() / 50_000);
-    }
-}

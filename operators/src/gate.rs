@@ -58,7 +58,8 @@ use marea_model::live::{ConfigUpdate, LiveConfig, Pattern, PolicyState, Role, To
 use marea_model::time::now_ns;
 use marea_model::verdict::Intent;
 use marea_model::{
-    AccountId, AccountSnapshot, Epoch, Instrument, Instruments, Nanos, Progress, Recommendation, Symbol, Verdict,
+    AccountId, AccountSnapshot, Epoch, Instrument, Instruments, Nanos, Progress, Recommendation, Symbol, Timeframe,
+    Verdict,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -178,6 +179,12 @@ pub struct Gate {
 type Changes = Vec<(Arc<Verdict>, i64)>;
 
 impl Gate {
+    /// The same, for a dataflow that has bars of these timeframes: an edit that asks for others is refused everywhere alike.
+    pub fn with_timeframes(mut self, timeframes: &[Timeframe]) -> Self {
+        self.config = self.config.with_timeframes(timeframes);
+        self
+    }
+
     /// No accounts yet; the configured instruments that hash to `index` of `peers`.
     ///
     /// # Panics
@@ -586,16 +593,13 @@ impl Gate {
 
 /// The operator: recommendations and quotes routed to the worker of their symbol; every worker is given all snapshots
 /// and all of the configuration.
-#[expect(clippy::too_many_arguments, reason = "five streams, and the three settings of the kernel")]
 pub fn gate<'scope>(
     clock: EpochStream<'scope, Progress>,
     recommendations: EpochStream<'scope, (Arc<Recommendation>, i64)>,
     quotes: EpochStream<'scope, QuoteUpdate>,
     accounts: EpochStream<'scope, AccountSnapshot>,
     config: EpochStream<'scope, ConfigUpdate>,
-    instruments: &Instruments,
-    index: usize,
-    peers: usize,
+    mut kernel: Gate,
 ) -> EpochStream<'scope, (Arc<Verdict>, i64)> {
     let mut operator = EpochOperator::new("gate", clock);
     // Recommendations are made where their symbol lives; rows shared by pointer never leave a worker.
@@ -604,7 +608,6 @@ pub fn gate<'scope>(
     let accounts = operator.input(accounts, Pipeline);
     let config = operator.input(config, Pipeline);
     let (verdicts, stream) = operator.output();
-    let mut kernel = Gate::new(instruments, index, peers);
     operator.build(move |epoch, _| {
         let config = config.take();
         verdicts.give_vec(kernel.epoch(epoch, recommendations.take(), quotes.take(), accounts.take(), &config));

@@ -55,7 +55,9 @@ use marea_model::live::{ConfigUpdate, LiveConfig, Pattern, Touched};
 use marea_model::num::pow10;
 use marea_model::recommendation::{Action, Contribution, DecisionBar, Status, Vote, reason_names};
 use marea_model::time::{now_ms, now_ns};
-use marea_model::{Decimal, Epoch, F64, Instrument, Instruments, Nanos, Progress, Recommendation, StrategyId, Symbol};
+use marea_model::{
+    Decimal, Epoch, F64, Instrument, Instruments, Nanos, Progress, Recommendation, StrategyId, Symbol, Timeframe,
+};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
@@ -292,6 +294,12 @@ pub struct Recommend {
 type Changes = Vec<(Arc<Recommendation>, i64)>;
 
 impl Recommend {
+    /// The same, for a dataflow that has bars of these timeframes: an edit that asks for others is refused everywhere alike.
+    pub fn with_timeframes(mut self, timeframes: &[Timeframe]) -> Self {
+        self.config = self.config.with_timeframes(timeframes);
+        self
+    }
+
     /// No symbol yet.
     pub fn new(instruments: &Instruments) -> Self {
         Recommend { config: LiveConfig::new(instruments), symbols: HashMap::new(), timers: Timers::default() }
@@ -384,7 +392,7 @@ pub fn recommend<'scope>(
     contributions: EpochStream<'scope, (Contribution, i64)>,
     decisions: EpochStream<'scope, (DecisionBar, i64)>,
     config: EpochStream<'scope, ConfigUpdate>,
-    instruments: &Instruments,
+    mut kernel: Recommend,
 ) -> EpochStream<'scope, (Arc<Recommendation>, i64)> {
     let mut operator = EpochOperator::new("recommend", clock);
     let route = |(row, _): &(Contribution, i64)| row.symbol.stable_hash();
@@ -392,7 +400,6 @@ pub fn recommend<'scope>(
     let decisions = operator.input(decisions, Exchange::new(|(bar, _): &(DecisionBar, i64)| bar.symbol.stable_hash()));
     let config = operator.input(config, Pipeline);
     let (recommendations, stream) = operator.output();
-    let mut kernel = Recommend::new(instruments);
     operator.build(move |epoch, _| {
         let config = config.take();
         recommendations.give_vec(kernel.epoch(epoch, contributions.take(), decisions.take(), &config));

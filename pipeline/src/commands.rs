@@ -5,13 +5,13 @@ use crate::committer::Outcome;
 use crate::config::{self, Config, Loaded, Origin, SourceKind, Sources};
 use crate::explain::{BARS, BarLine, Case, Desk, Facts, Track, explain};
 use crate::http;
-use crate::run::{Failure, Live, Plan, Running, bind, market, start};
+use crate::run::{Failure, Listen, Live, Plan, Running, check_store, market, read_updates, start};
 use crate::status::{LogWriter, StatusLine, progress_bar, thousands};
 use clap::CommandFactory;
 use marea_model::live::{Problem, encode_segment};
 use marea_model::output::{Key, MetricsWindow, Totals};
 use marea_model::time::{SECOND, format_rfc3339, now_ns, parse_rfc3339};
-use marea_model::{AccountId, LiveConfig, Nanos, Output, Recommendation, StrategyId, Symbol, Timeframe};
+use marea_model::{AccountId, Nanos, Output, Recommendation, StrategyId, Symbol, Timeframe};
 use marea_sinks::State;
 use marea_sinks::store::Reader;
 use serde::{Deserialize, Serialize};
@@ -108,19 +108,18 @@ fn demo(loaded: Loaded, args: &Demo, json: bool) -> Result<(), Failure> {
     };
     let store = folder.path().join("marea.db");
     let origin = loaded.origin("feed.listen");
-    let listener = bind(config.listen, origin == Origin::Default, &origin.to_string())?;
-    let address = listener.local_addr().map_err(Failure::failed)?;
-    let page = format!("http://{address}/");
+    let listen = Listen { address: config.listen, or_next: origin == Origin::Default, origin: origin.to_string() };
     let running = start(Plan {
         config: config.clone(),
-        live: Live::of(&live_file, true)?,
+        live: Live::of(&live_file, true),
         market: market(config, HISTORY),
         store: Some(store.clone()),
-        listener: Some(listener),
+        listen: Some(listen),
         until: None,
         end_when_finished: false,
         keep_state: false,
     })?;
+    let page = page(&running);
     if json {
         say(json!({ "page": page, "live_file": live_file, "store": store }).to_string() + "\n");
     } else {
@@ -143,20 +142,18 @@ fn demo(loaded: Loaded, args: &Demo, json: bool) -> Result<(), Failure> {
 
 fn run_configured(loaded: Loaded, args: &Run, json: bool) -> Result<(), Failure> {
     let config = &loaded.config;
-    let live = Live::configured(config, true)?;
-    let listener = bind(config.listen, false, &loaded.origin("feed.listen").to_string())?;
-    let address = listener.local_addr().map_err(Failure::failed)?;
+    let listen = Listen { address: config.listen, or_next: false, origin: loaded.origin("feed.listen").to_string() };
     let running = start(Plan {
         config: config.clone(),
-        live,
+        live: Live::configured(config, true),
         market: market(config, HISTORY),
         store: Some(config.store_path.clone()),
-        listener: Some(listener),
+        listen: Some(listen),
         until: args.until,
         end_when_finished: args.until.is_some(),
         keep_state: false,
     })?;
-    tracing::info!(page = %format!("http://{address}/"), store = %config.store_path.display(), "running");
+    tracing::info!(page = %page(&running), store = %config.store_path.display(), "running");
     let outcome = watch(running, None, json)?;
     if json {
         say_json(&outcome.totals);
@@ -164,6 +161,11 @@ fn run_configured(loaded: Loaded, args: &Run, json: bool) -> Result<(), Failure>
         say(totals_line(&outcome.totals) + "\n");
     }
     Ok(())
+}
+
+/// Where a browser finds the feed.
+fn page(running: &Running) -> String {
+    running.address.map_or(String::new(), |address| format!("http://{address}/"))
 }
 
 /// Shows how it goes until it is over, or until its time is up.
@@ -204,17 +206,18 @@ fn replay(loaded: Loaded, args: &Replay, json: bool) -> Result<(), Failure> {
     let started = Instant::now();
     let running = start(Plan {
         config: config.clone(),
-        live: Live::configured(config, false)?,
+        live: Live::configured(config, false),
         market: market(config, 0),
         store: args.store.is_some().then(|| config.store_path.clone()),
-        listener: None,
+        listen: None,
         until: args.until,
         end_when_finished: true,
         keep_state: true,
     })?;
     let (outcome, complete) = wait_with_bar(running, std::io::stderr().is_terminal() && !json)?;
     let mut summary = Summary::of(&outcome, complete, started.elapsed());
-    if let Some(folder) = &args.dump {
+    // A part of the state would look like the whole.
+    if let Some(folder) = args.dump.as_ref().filter(|_| complete) {
         outcome.state.write_csv(folder).map_err(Failure::failed)?;
         summary.dump = Some(folder.display().to_string());
     }
@@ -223,7 +226,7 @@ fn replay(loaded: Loaded, args: &Replay, json: bool) -> Result<(), Failure> {
     } else {
         say(summary.text());
     }
-    Ok(())
+    if complete { Ok(()) } else { Err(Failure::failed("stopped before the end of the files")) }
 }
 
 /// Waits for the end of the files, and says what came of it and whether it is complete.
@@ -375,10 +378,20 @@ fn counted_in_order(bars: &BTreeMap<String, u64>) -> String {
 
 fn check(loaded: &Loaded, _args: &Check, json: bool) -> Result<(), Failure> {
     let config = &loaded.config;
-    let live = Live::configured(config, false)?;
-    let read = live.read(config);
-    let problems: Vec<Problem> = read.problems();
-    let mut errors: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    let mut errors = Vec::new();
+    let mut list = |failure| match failure {
+        Failure::Refused(lines) => errors.extend(lines),
+        Failure::Failed(line) => errors.push(line),
+    };
+    let live = Live::configured(config, false).map_err(&mut list).ok();
+    // `marea run` makes a store that is not there.
+    if config.store_path.exists() {
+        let _ = check_store(&config.store_path).map_err(&mut list);
+    }
+    let broken = live.is_none();
+    let read = live.unwrap_or_else(|| Live { tree: BTreeMap::new(), watch: None }).read(config);
+    let problems: Vec<Problem> = if broken { Vec::new() } else { read.problems() };
+    errors.extend(problems.iter().map(ToString::to_string));
     if config.source.kind == SourceKind::File {
         errors.extend(crate::run::check_files(config, read.instruments()));
     }
@@ -408,13 +421,17 @@ fn check(loaded: &Loaded, _args: &Check, json: bool) -> Result<(), Failure> {
             let _ = writeln!(text, "{:key$}  {:value$}  ({})", setting.key, setting.value, setting.origin);
         }
         let list = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-        let _ = write!(
-            text,
-            "\nlive configuration {name}\n  accounts     {}\n  strategies   {}\n  instruments  {}\n",
-            list(&accounts),
-            list(&strategies),
-            list(&instruments)
-        );
+        let _ = if broken {
+            writeln!(text, "\nlive configuration {name}\n  cannot be read")
+        } else {
+            writeln!(
+                text,
+                "\nlive configuration {name}\n  accounts     {}\n  strategies   {}\n  instruments  {}",
+                list(&accounts),
+                list(&strategies),
+                list(&instruments)
+            )
+        };
         for warning in &loaded.warnings {
             let _ = writeln!(text, "warning: {warning}");
         }
@@ -432,7 +449,7 @@ fn explain_symbol(loaded: Loaded, args: &Explain, json: bool) -> Result<(), Fail
     let case = if !args.files.is_empty() {
         case_of_files(&loaded, args, symbol, account)?
     } else if let Some(path) = &args.store {
-        case_of_store(path, symbol, account)?
+        case_of_store(&loaded.config, path, symbol, account)?
     } else {
         case_of_feed(&http::Url::parse(&args.url).map_err(Failure::refused)?, symbol, account)?
     };
@@ -456,10 +473,10 @@ fn case_of_files(loaded: &Loaded, args: &Explain, symbol: Symbol, account: Optio
     let config = &loaded.config;
     let running = start(Plan {
         config: config.clone(),
-        live: Live::configured(config, false)?,
+        live: Live::configured(config, false),
         market: market(config, 0),
         store: None,
-        listener: None,
+        listen: None,
         until: args.until,
         end_when_finished: true,
         keep_state: true,
@@ -512,7 +529,7 @@ fn last_bars(state: &State, r: &Recommendation) -> Vec<BarLine> {
 }
 
 /// A store has the tables and the configuration, but neither quotes nor equity.
-fn case_of_store(path: &Path, symbol: Symbol, account: Option<AccountId>) -> Result<Case, Failure> {
+fn case_of_store(config: &Config, path: &Path, symbol: Symbol, account: Option<AccountId>) -> Result<Case, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::failed)?;
     runtime.block_on(async {
         let store = Reader::open(path).await.map_err(Failure::refused)?;
@@ -540,10 +557,7 @@ fn case_of_store(path: &Path, symbol: Symbol, account: Option<AccountId>) -> Res
             case.bars = bars.iter().map(BarLine::from).collect();
         }
         if let Some(now) = case.verdict.as_ref().and_then(|verdict| time(&verdict["as_of"])) {
-            let mut live = LiveConfig::default();
-            for update in store.config_events().await.map_err(Failure::failed)? {
-                live.apply(&update);
-            }
+            let live = read_updates(&store.config_events().await.map_err(Failure::failed)?, config);
             case.facts = Some(Desk::at(live, now).facts(symbol, account));
         }
         Ok(case)

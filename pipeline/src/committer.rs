@@ -31,6 +31,8 @@ const MAX_EPOCHS: usize = 256;
 const MAX_CHANGES: usize = 50_000;
 /// The first and the longest wait before a commit is tried again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How often a wait looks whether there is a deadline by now.
+const STEP: Duration = Duration::from_millis(500);
 /// How often a wait is mentioned again.
 const REMIND: Duration = Duration::from_secs(10);
 
@@ -63,8 +65,6 @@ pub struct Committer {
     pub metrics: Metrics,
     /// Which clock epochs follow: a lag is one of the wall clock only.
     pub clock: Clock,
-    /// Workers of the engine: an epoch that is closed is a sign of life of each.
-    pub workers: usize,
     /// Whether the final state is kept in memory.
     pub keep_state: bool,
     /// What came with the epochs.
@@ -144,9 +144,6 @@ impl Committer {
     }
 
     fn take(&self, epoch: ClosedEpoch, pending: &mut Vec<ClosedEpoch>) {
-        if let Some(feed) = &self.feed {
-            (0..self.workers).for_each(|worker| feed.health().beat(worker));
-        }
         self.lag("closed", epoch.epoch);
         pending.push(epoch);
     }
@@ -179,7 +176,9 @@ impl Committer {
                         tracing::error!(%error, "not committed: nothing is acknowledged or published until it can be");
                         said = Some(Instant::now());
                     }
-                    std::thread::sleep(backoff);
+                    if !self.wait(backoff) {
+                        return Err(error);
+                    }
                     backoff = (backoff * 2).min(BACKOFF.1);
                 }
                 Err(error) => return Err(error),
@@ -189,6 +188,22 @@ impl Committer {
 
     fn past_deadline(&self) -> bool {
         (self.deadline)().is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// Waits, but not past a deadline, even one that is set meanwhile. Whether another try is in time.
+    fn wait(&self, time: Duration) -> bool {
+        let until = Instant::now() + time;
+        loop {
+            let now = Instant::now();
+            let deadline = (self.deadline)();
+            if deadline.is_some_and(|deadline| now >= deadline) {
+                return false;
+            }
+            if now >= until {
+                return true;
+            }
+            std::thread::sleep(STEP.min(deadline.map_or(until, |deadline| deadline.min(until)) - now));
+        }
     }
 
     fn publish(&self, epochs: &[ClosedEpoch], notes: &[Note], committed: &Committed) {
@@ -253,20 +268,34 @@ mod tests {
         }
     }
 
-    #[test]
-    fn everything_is_committed_in_order_and_kept() {
-        let (out, outputs) = crossbeam_channel::unbounded();
-        let (notes_out, notes) = crossbeam_channel::unbounded();
-        let committer = Committer {
+    fn in_memory(notes: Receiver<Note>) -> Committer {
+        Committer {
             target: Target::Memory(Box::new(Ledger::new(1))),
             feed: None,
             metrics: Metrics::new("0", "file"),
             clock: Clock::Event,
-            workers: 1,
             keep_state: true,
             notes,
             deadline: Box::new(|| None),
-        };
+        }
+    }
+
+    #[test]
+    fn a_wait_ends_at_a_deadline_that_is_set_meanwhile() {
+        let committer = in_memory(crossbeam_channel::never());
+        assert!(committer.wait(Duration::from_millis(10)));
+        let (began, asked) = (Instant::now(), std::cell::Cell::new(false));
+        let deadline = move || asked.replace(true).then(|| began + Duration::from_millis(700));
+        let committer = Committer { deadline: Box::new(deadline), ..committer };
+        assert!(!committer.wait(Duration::from_secs(60)));
+        assert!((Duration::from_millis(700)..Duration::from_secs(10)).contains(&began.elapsed()));
+    }
+
+    #[test]
+    fn everything_is_committed_in_order_and_kept() {
+        let (out, outputs) = crossbeam_channel::unbounded();
+        let (notes_out, notes) = crossbeam_channel::unbounded();
+        let committer = in_memory(notes);
         for i in 1..=600 {
             if i % 100 == 0 {
                 notes_out.send(Note { epoch: i, received: Some(0), config: Vec::new() }).unwrap();
@@ -293,7 +322,6 @@ mod tests {
             feed: None,
             metrics: Metrics::new("0", "file"),
             clock: Clock::Event,
-            workers: 1,
             keep_state: false,
             notes,
             deadline: Box::new(|| None),

@@ -262,7 +262,8 @@ pub fn load(sources: &Sources<'_>) -> Result<Loaded, ConfigErrors> {
     reader.env(sources.env);
     for flag in sources.flags {
         let given = match flag.values.as_slice() {
-            [one] => Given::One(one.clone()),
+            // A path that was named as one argument is one path, commas and all.
+            [one] if (flag.section, flag.key) != ("source", "paths") => Given::One(one.clone()),
             many => Given::Many(many.to_vec()),
         };
         reader.values.insert((flag.section, flag.key), (given, Origin::Flag(flag.name.clone())));

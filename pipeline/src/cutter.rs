@@ -140,6 +140,8 @@ pub struct Cutter {
     pending: usize,
     partitions: Vec<PartitionState>,
     index: HashMap<Partition, usize>,
+    /// Batches of each partition that wait to be cut: it is not at its end, whatever the last one said.
+    queued: HashMap<Partition, usize>,
     /// Of the partitions that hold it; none while one of them has sent nothing, or there are none.
     watermark: Option<Nanos>,
     /// The greatest wall time that was told.
@@ -163,6 +165,7 @@ impl Cutter {
             pending: 0,
             partitions: Vec::new(),
             index: HashMap::new(),
+            queued: HashMap::new(),
             watermark: None,
             wall: Nanos::MIN,
             greatest: None,
@@ -176,7 +179,8 @@ impl Cutter {
         let pending = match input {
             Input::Start { partition } => Pending::Start(partition),
             Input::Batch(mut batch) => {
-                self.pending += batch.records.len();
+                self.pending += batch.records.len() + batch.rejects.len() + batch.accounts.len();
+                *self.queued.entry(batch.partition).or_default() += 1;
                 let records = std::mem::take(&mut batch.records).into_iter();
                 Pending::Batch(Box::new(PendingBatch { records, rest: batch }))
             }
@@ -290,7 +294,7 @@ impl Cutter {
         cut
     }
 
-    /// Takes up to `room` records of a batch (more, if a message has more), and says how many.
+    /// Takes up to `room` records of a batch (more, if a message has more), and says how many, with rejects and snapshots.
     fn take_batch(&mut self, pending: &mut PendingBatch, room: usize, wall: Nanos, cut: &mut Cut) -> usize {
         let i = self.partition(pending.rest.partition);
         cut.received = Some(cut.received.map_or(pending.rest.receive_time, |t| t.min(pending.rest.receive_time)));
@@ -322,14 +326,17 @@ impl Cutter {
         let rest = &mut pending.rest;
         if done {
             cut.moved(rest.partition, rest.upper);
+            if let Some(batches) = self.queued.get_mut(&rest.partition) {
+                *batches -= 1;
+            }
             let since = self.partitions[i].at_end_since;
             self.partitions[i].at_end_since = rest.at_end.then(|| since.unwrap_or(wall));
         }
         // Of a batch that is cut in two, the first cut has what stands before its end.
         let rejects = cut_off(&mut rest.rejects, |reject| done || cut.is_past(&reject.cursor));
         let accounts = cut_off(&mut rest.accounts, |(cursor, _)| done || cut.is_past(cursor));
-        let records = before - pending.records.len();
-        cut.counts.records_in += (records + rejects.len() + accounts.len()) as i64;
+        let taken = before - pending.records.len() + rejects.len() + accounts.len();
+        cut.counts.records_in += taken as i64;
         cut.counts.accepted += accounts.len() as i64;
         cut.counts.unknown_fields += std::mem::take(&mut rest.unknown_fields) as i64;
         cut.dead.extend(rejects);
@@ -338,7 +345,7 @@ impl Cutter {
             cut.accounts.push(snapshot);
         }
         self.seal();
-        records
+        taken
     }
 
     fn judge(&mut self, partition: usize, record: Record, cut: &mut Cut) {
@@ -401,7 +408,11 @@ impl Cutter {
         if self.partitions.is_empty() {
             return;
         }
-        let behind = self.partitions.iter().filter(|p| !p.at_end()).map(|p| p.greatest.unwrap_or(Nanos::MIN)).min();
+        let open = |(partition, i): &(&Partition, &usize)| {
+            !self.partitions[**i].at_end() || self.queued.get(partition).is_some_and(|batches| *batches > 0)
+        };
+        let greatest = |(_, i): (&Partition, &usize)| self.partitions[*i].greatest.unwrap_or(Nanos::MIN);
+        let behind = self.index.iter().filter(open).map(greatest).min();
         let closed = behind.map_or(now, |t| t.min(now));
         self.progress.closed_through = self.progress.closed_through.max(closed);
     }

@@ -12,9 +12,9 @@ use marea_model::{
 };
 use marea_operators::bars::{Counts, bars};
 use marea_operators::epochs::{EpochOperator, EpochStream};
-use marea_operators::gate::gate;
+use marea_operators::gate::{Gate, gate};
 use marea_operators::indicators::IndicatorSpec;
-use marea_operators::recommend::recommend;
+use marea_operators::recommend::{Recommend, recommend};
 use marea_operators::rollup::RollupError;
 use marea_operators::scan::{Scan, ScanConfig, scan};
 use std::sync::Arc;
@@ -46,6 +46,14 @@ impl DataflowConfig {
             index,
             peers,
         })
+    }
+
+    fn recommend(&self) -> Recommend {
+        Recommend::new(&self.instruments).with_timeframes(&self.timeframes)
+    }
+
+    fn gate(&self, index: usize, peers: usize) -> Gate {
+        Gate::new(&self.instruments, index, peers).with_timeframes(&self.timeframes)
     }
 }
 
@@ -132,23 +140,10 @@ pub fn build(
         let ticks = bars(records, progress.clone(), settings.instruments.clone(), settings.timeframes[0]);
         let base_bars = if peers == 1 { ticks.bars } else { ticks.bars.broadcast() };
         let scanned = scan(base_bars, progress.clone(), config.clone(), kernel);
-        let recommendations = recommend(
-            progress.clone(),
-            scanned.contributions,
-            scanned.decisions,
-            config.clone(),
-            &settings.instruments,
-        );
-        let verdicts = gate(
-            progress.clone(),
-            recommendations.clone(),
-            ticks.quotes,
-            accounts,
-            config,
-            &settings.instruments,
-            index,
-            peers,
-        );
+        let (recommender, gatekeeper) = (settings.recommend(), settings.gate(index, peers));
+        let recommendations =
+            recommend(progress.clone(), scanned.contributions, scanned.decisions, config.clone(), recommender);
+        let verdicts = gate(progress.clone(), recommendations.clone(), ticks.quotes, accounts, config, gatekeeper);
 
         let recommendations = recommendations.map(|(row, diff)| Delta { output: Output::Recommendation(row), diff });
         let verdicts = verdicts.map(|(row, diff)| Delta { output: Output::Verdict(row), diff });

@@ -9,7 +9,9 @@
 //! 1. Cuts enter in the order of their epochs, and each reaches every worker: its records by the owner of their symbol,
 //!    its accounts, configuration and progress to all.
 //! 2. An epoch leaves once, complete, in order; with or without changes.
-//! 3. Few epochs are in flight: `submit` blocks while the slowest worker is [`IN_FLIGHT`] cuts behind.
+//! 3. Few epochs are in flight: `submit` blocks while the slowest worker is [`IN_FLIGHT`] cuts behind, or while
+//!    [`CLOSED`] closed epochs wait for whoever reads them: a full store holds the sources back.
+//! 4. Whoever took the outputs and is gone stops the engine: `submit` says so.
 
 use crate::cutter::Cut;
 use crate::dataflow::{self, Control, DataflowConfig, Piece, Report};
@@ -27,8 +29,11 @@ use timely::dataflow::ProbeHandle;
 /// Cuts that wait for a worker, beside the one that it works on.
 const IN_FLIGHT: usize = 2;
 
-/// Closed epochs that wait for the committer.
-const CLOSED: usize = 1024;
+/// Closed epochs that wait for the committer, and cuts that wait to be closed.
+const CLOSED: usize = 64;
+
+/// How long an idle worker sleeps at most: it shows that it is alive more often than anybody asks.
+const IDLE: Duration = Duration::from_millis(500);
 
 /// What an engine is built from.
 #[derive(Clone, Debug)]
@@ -71,6 +76,14 @@ pub enum EngineError {
 impl Engine {
     /// Starts the workers.
     pub fn start(config: &EngineConfig) -> Result<Engine, EngineError> {
+        Engine::start_watched(config, |_| ())
+    }
+
+    /// Starts the workers; each calls `beat` with its index at least once a second while it is alive.
+    pub fn start_watched(
+        config: &EngineConfig,
+        beat: impl Fn(usize) + Send + Sync + 'static,
+    ) -> Result<Engine, EngineError> {
         let peers = config.workers.max(1);
         config.dataflow.scan(0, peers)?;
         let (report_out, report_in) = crossbeam_channel::unbounded::<Report>();
@@ -87,7 +100,7 @@ impl Engine {
             let Some(shares) = shares else { return };
             // The engine may be gone already; then the channel says so below.
             let _ = thread_out.send((worker.index(), std::thread::current()));
-            work(worker, &dataflow, &shares, &report_out);
+            work(worker, &dataflow, &shares, &report_out, &beat);
         };
         // Timely's guards join on drop; they live on a thread of their own, which ends when the workers do.
         let guards = timely::execute(timely_config, run).map_err(EngineError::Start)?;
@@ -97,7 +110,7 @@ impl Engine {
         if threads.len() < peers {
             return Err(EngineError::Stopped);
         }
-        let (cuts, cuts_in) = crossbeam_channel::unbounded::<Cut>();
+        let (cuts, cuts_in) = bounded::<Cut>(CLOSED);
         let (closed_out, outputs) = bounded(CLOSED);
         let gather = std::thread::Builder::new()
             .name("gather".to_owned())
@@ -138,6 +151,11 @@ impl Engine {
         &self.outputs
     }
 
+    /// Closed epochs, in order, for one reader: when it is gone, the engine stops.
+    pub fn take_outputs(&mut self) -> Receiver<ClosedEpoch> {
+        std::mem::replace(&mut self.outputs, crossbeam_channel::never())
+    }
+
     /// Ends the input. What was submitted still comes out of the returned channel, which then disconnects.
     pub fn close(self) -> Receiver<ClosedEpoch> {
         self.outputs.clone()
@@ -160,11 +178,13 @@ fn work(
     config: &DataflowConfig,
     shares: &Receiver<Share>,
     reports: &Sender<Report>,
+    beat: &impl Fn(usize),
 ) {
     let probe = ProbeHandle::new();
     // The timeframes were tried before any worker was started.
     let Ok(mut inputs) = dataflow::build(worker, config, reports.clone(), &probe) else { return };
     loop {
+        beat(worker.index());
         match shares.try_recv() {
             Ok(share) => {
                 inputs.feed(share.epoch, share.records, share.control);
@@ -175,7 +195,7 @@ fn work(
                 }
             }
             Err(TryRecvError::Empty) => {
-                worker.step_or_park(None);
+                worker.step_or_park(Some(IDLE));
             }
             Err(TryRecvError::Disconnected) => break,
         }

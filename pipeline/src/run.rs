@@ -21,7 +21,7 @@ use marea_model::codec::Decoder;
 use marea_model::instrument::InstrumentSpec;
 use marea_model::live::{Problem, decode_segment};
 use marea_model::time::{MILLI, SECOND};
-use marea_model::{ConfigUpdate, Instrument, Instruments, LiveConfig, Nanos, Symbol};
+use marea_model::{ConfigUpdate, Epoch, Instrument, Instruments, LiveConfig, Nanos, Symbol};
 use marea_sinks::store::Ledger;
 use marea_sinks::{Feed, FeedConfig, Metrics, Store};
 use marea_sources::file::{FileConfig, FileProgress};
@@ -43,8 +43,9 @@ const BATCHES: usize = 8;
 const WALL_TICK: Duration = Duration::from_millis(10);
 /// How often the event clock looks at what else may have happened.
 const EVENT_TICK: Duration = Duration::from_millis(50);
-/// How long a drain may take after a signal, so that the process is gone within 10 s of it.
-const DRAIN: Duration = Duration::from_secs(8);
+/// How long commits are tried again after a signal, so that the process is gone within 10 s of it: the last one may wait
+/// 5 s for a lock.
+const DRAIN: Duration = Duration::from_secs(4);
 /// How far behind the feed may be and still call itself ready.
 const MAX_LAG: Duration = Duration::from_secs(5);
 
@@ -105,49 +106,88 @@ impl Live {
         }
     }
 
-    /// The instruments to begin with: their scale and price source hold as long as the process runs. One that cannot be
-    /// read is left out here, and a problem of [`Live::read`].
-    fn instruments(&self) -> Instruments {
-        let mut instruments = Instruments::default();
-        let of = |name: &str, base: &Instrument| {
-            let spec: InstrumentSpec = serde_json::from_str(self.tree.get(&format!("{INSTRUMENTS}{name}"))?).ok()?;
-            spec.over(base).ok()
-        };
-        instruments.default = of("default", &instruments.default).unwrap_or(instruments.default);
-        for name in self.tree.keys().filter_map(|key| key.strip_prefix(INSTRUMENTS)).filter(|name| *name != "default") {
-            let symbol = decode_segment(name).and_then(|text| Symbol::canonical(&text).ok());
-            if let (Some(symbol), Some(instrument)) = (symbol, of(name, &instruments.default)) {
-                instruments.by_symbol.insert(symbol, instrument);
-            }
-        }
-        instruments
-    }
-
     /// Read as the operators will read it.
     pub fn read(&self, config: &Config) -> LiveConfig {
-        let mut live = LiveConfig::new(&self.instruments()).with_timeframes(&config.pipeline.timeframes);
-        for update in live_file::diff(&BTreeMap::new(), &self.tree, 1) {
-            live.apply(&update);
-        }
-        live
+        read_updates(&live_file::diff(&BTreeMap::new(), &self.tree, 1), config)
     }
 }
 
 /// Keys of instruments start so.
 const INSTRUMENTS: &str = "/marea/instruments/";
 
+/// Every change of a run, read as its operators have read it: the first revision has the instruments to begin with.
+pub fn read_updates(updates: &[ConfigUpdate], config: &Config) -> LiveConfig {
+    let puts = updates.iter().filter_map(|update| match update {
+        ConfigUpdate::Put { key, value, revision } => Some((key.as_str(), value.as_str(), *revision)),
+        ConfigUpdate::Delete { .. } | ConfigUpdate::Stale(_) => None,
+    });
+    let first = puts.clone().next().map(|(.., revision)| revision);
+    let tree = puts.filter(|(.., revision)| Some(*revision) == first).map(|(key, value, _)| (key, value)).collect();
+    let mut live = LiveConfig::new(&initial_instruments(&tree)).with_timeframes(&config.pipeline.timeframes);
+    for update in updates {
+        live.apply(update);
+    }
+    live
+}
+
+/// The instruments to begin with: their scale and price source hold as long as the process runs. One that cannot be read
+/// is left out here, and a problem of the [`LiveConfig`].
+fn initial_instruments(tree: &BTreeMap<&str, &str>) -> Instruments {
+    let mut instruments = Instruments::default();
+    let of = |name: &str, base: &Instrument| {
+        let spec: InstrumentSpec = serde_json::from_str(tree.get(format!("{INSTRUMENTS}{name}").as_str())?).ok()?;
+        spec.over(base).ok()
+    };
+    instruments.default = of("default", &instruments.default).unwrap_or(instruments.default);
+    for name in tree.keys().filter_map(|key| key.strip_prefix(INSTRUMENTS)).filter(|name| *name != "default") {
+        let symbol = decode_segment(name).and_then(|text| Symbol::canonical(&text).ok());
+        if let (Some(symbol), Some(instrument)) = (symbol, of(name, &instruments.default)) {
+            instruments.by_symbol.insert(symbol, instrument);
+        }
+    }
+    instruments
+}
+
+/// Where the feed is to listen.
+pub struct Listen {
+    /// The address.
+    pub address: SocketAddr,
+    /// Whether one of the hundred ports after it will do, if it is taken.
+    pub or_next: bool,
+    /// Where the address came from.
+    pub origin: String,
+}
+
+/// What refuses to start, gathered, so that all of it is said at once.
+#[derive(Default)]
+struct Refusals(Vec<String>);
+
+impl Refusals {
+    /// The value, or a reason to refuse; a failure of another kind is returned.
+    fn take<T>(&mut self, result: Result<T, Failure>) -> Result<Option<T>, Failure> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(Failure::Refused(errors)) => {
+                self.0.extend(errors);
+                Ok(None)
+            }
+            Err(failed) => Err(failed),
+        }
+    }
+}
+
 /// What to run.
 pub struct Plan {
     /// The configuration.
     pub config: Config,
-    /// The live configuration.
-    pub live: Live,
+    /// The live configuration, or why there is none.
+    pub live: Result<Live, Failure>,
     /// Of the synthetic market: what it is like beside seed and rate.
     pub market: Synthetic,
     /// The SQLite file; none: nothing is stored.
     pub store: Option<PathBuf>,
     /// Where the feed listens; none: no feed.
-    pub listener: Option<TcpListener>,
+    pub listen: Option<Listen>,
     /// Where `now` ends when the source is finished.
     pub until: Option<Nanos>,
     /// Whether to end when the source is finished, or to go on serving.
@@ -189,6 +229,8 @@ pub struct Running {
     pub shutdown: Shutdown,
     /// The feed, if there is one.
     pub feed: Option<Feed>,
+    /// Where it listens.
+    pub address: Option<SocketAddr>,
     /// What was cut so far, for explanations.
     pub desk: Arc<Mutex<Desk>>,
     /// How far files have been read.
@@ -200,14 +242,29 @@ pub struct Running {
     runtime: tokio::runtime::Runtime,
 }
 
-/// Starts everything.
+/// Starts everything. Whatever refuses to start is said at once, and before the store is taken over.
 pub fn start(plan: Plan) -> Result<Running, Failure> {
-    let Plan { config, live, market, store, listener, until, end_when_finished, keep_state } = plan;
+    let Plan { config, live, market, store, listen, until, end_when_finished, keep_state } = plan;
+    let mut refusals = Refusals::default();
+    let live = refusals.take(live)?;
+    let listener = match &listen {
+        Some(listen) => refusals.take(bind(listen))?,
+        None => None,
+    };
+    if let Some(path) = &store {
+        refusals.take(check_store(path))?;
+    }
+    let live = live.unwrap_or_else(|| Live::embedded(config.source.kind));
     let read = live.read(&config);
+    let instruments = Arc::new(read.instruments().clone());
+    let source = refusals.take(prepare_source(&config, market, &instruments))?;
+    let (true, Some((source, progress))) = (refusals.0.is_empty(), source) else {
+        return Err(Failure::Refused(refusals.0));
+    };
+    let address = listener.as_ref().map(TcpListener::local_addr).transpose().map_err(Failure::failed)?;
     for problem in read.problems() {
         tracing::warn!("live configuration: {problem}");
     }
-    let instruments = Arc::new(read.instruments().clone());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -235,17 +292,18 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
     });
 
     let (out, inputs) = bounded(BATCHES);
-    let (source, progress) = prepare_source(&config, market, &instruments)?;
     let timeframes = config.pipeline.timeframes.clone();
-    let engine = Engine::start(&EngineConfig {
+    let engine_config = EngineConfig {
         workers: config.pipeline.workers,
         dataflow: DataflowConfig {
             timeframes: timeframes.clone(),
             indicators: config.indicators.timeframes.iter().map(|t| (*t, config.indicators.list.clone())).collect(),
             instruments: instruments.clone(),
         },
-    })
-    .map_err(Failure::failed)?;
+    };
+    let watched = feed.clone();
+    let beat = move |worker| watched.iter().for_each(|feed| feed.health().beat(worker));
+    let mut engine = Engine::start_watched(&engine_config, beat).map_err(Failure::failed)?;
 
     let (notes_out, notes) = unbounded();
     let committer = Committer {
@@ -253,7 +311,6 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
         feed: feed.clone(),
         metrics,
         clock: config.pipeline.clock,
-        workers: config.pipeline.workers,
         keep_state,
         notes,
         deadline: Box::new({
@@ -261,7 +318,7 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
             move || at.get().map(|at| *at + DRAIN)
         }),
     };
-    let outputs = engine.outputs().clone();
+    let outputs = engine.take_outputs();
     let committer = spawn("committer", {
         let (handle, shutdown) = (runtime.handle().clone(), shutdown.clone());
         move || match committer.run(&outputs, &handle) {
@@ -321,7 +378,7 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
         (Some(listener), Some(feed)) => Some(serve(&runtime, listener, feed.clone())?),
         _ => None,
     };
-    Ok(Running { shutdown, feed, desk, progress, sources, cutter, committer, server, runtime })
+    Ok(Running { shutdown, feed, address, desk, progress, sources, cutter, committer, server, runtime })
 }
 
 impl Running {
@@ -358,10 +415,12 @@ impl Running {
 
 /// The first signal asks to stop; the second one does not wait.
 fn watch_signals(runtime: &tokio::runtime::Runtime, shutdown: &Shutdown) {
+    use tokio::signal::unix::{SignalKind, signal};
     let shutdown = shutdown.clone();
+    // Before anything else is begun.
+    let _context = runtime.enter();
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
     runtime.spawn(async move {
-        use tokio::signal::unix::{SignalKind, signal};
-        let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
         let mut interrupt = async || {
             tokio::select! {
                 _ = tokio::signal::ctrl_c() => {}
@@ -382,15 +441,28 @@ fn open_store(
 ) -> Result<(Target, Option<marea_sinks::store::Reader>), Failure> {
     let Some(path) = path else { return Ok((Target::Memory(Box::new(Ledger::new(1))), None)) };
     let store = runtime.block_on(Store::open(path)).map_err(Failure::refused)?;
+    // Another process may have begun since `check_store`.
     if store.standing().upper > 0 {
-        return Err(Failure::Refused(vec![format!(
-            "store {}: holds a run already, up to epoch {}; runs are not resumed yet: name another file",
-            path.display(),
-            store.standing().upper
-        )]));
+        return Err(holds_a_run(path, store.standing().upper));
     }
     let reader = store.reader();
     Ok((Target::Sqlite(Box::new(store)), Some(reader)))
+}
+
+fn holds_a_run(path: &Path, upper: Epoch) -> Failure {
+    Failure::Refused(vec![format!(
+        "store {}: holds a run already, up to epoch {upper}; runs are not resumed yet: name another file",
+        path.display(),
+    )])
+}
+
+/// Whether a run may begin in this store. Only reads: a process that writes to it is not fenced.
+pub fn check_store(path: &Path) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::failed)?;
+    match runtime.block_on(Store::peek(path)).map_err(Failure::refused)? {
+        Some(upper) => Err(holds_a_run(path, upper)),
+        None => Ok(()),
+    }
 }
 
 type Source = Box<dyn FnOnce(&marea_sources::Sender, &Stop) -> Result<(), String> + Send>;
@@ -449,9 +521,9 @@ fn serve(runtime: &tokio::runtime::Runtime, listener: TcpListener, feed: Feed) -
     Ok((stop, runtime.spawn(serving)))
 }
 
-/// Binds the feed's address. `or_next`: if it is taken, one of the hundred ports after it.
-pub fn bind(address: SocketAddr, or_next: bool, origin: &str) -> Result<TcpListener, Failure> {
-    let last = if or_next { address.port().saturating_add(100) } else { address.port() };
+fn bind(listen: &Listen) -> Result<TcpListener, Failure> {
+    let Listen { address, or_next, origin } = listen;
+    let last = if *or_next { address.port().saturating_add(100) } else { address.port() };
     let mut first_error = None;
     for port in address.port()..=last {
         match TcpListener::bind(SocketAddr::new(address.ip(), port)) {

@@ -49,6 +49,10 @@ fn ticks(folder: &Path) -> String {
         [policy.M1]
         max_spread = 20
         risk_per_trade = 1
+        [instruments.UP]
+        scale = 4
+        tick_size = 0.01
+        tick_value = 2
         [strategies.cross]
         kind = "ema_cross"
         timeframe = "5m"
@@ -177,6 +181,8 @@ fn a_replay_adds_up_dumps_and_explains_itself() {
         assert_eq!(store[part], files[part], "{part}");
     }
     assert_eq!(store["verdict"]["reasons"], files["verdict"]["reasons"]);
+    let instrument = &store["facts"]["instrument"];
+    assert_eq!((&instrument["tick_value"], instrument), (&Value::from(2.0), &files["facts"]["instrument"]));
     let (code, text, _) = run(at, &["explain", "UP", "--account", "M1", "--store", "m.db"]);
     assert_eq!(code, 0);
     assert!(text.contains("confidence = 100 × (0.6 × ") && text.contains("Verdict for M1: BLOCK"), "{text}");
@@ -186,6 +192,81 @@ fn a_replay_adds_up_dumps_and_explains_itself() {
     let (code, _, stderr) = run(at, &["explain", "UP", "--account", "X", "--store", "m.db"]);
     assert_eq!(code, 1);
     assert_eq!(stderr, "error: account X has no verdict on UP: it is not among the configured accounts\n");
+}
+
+#[test]
+fn a_replay_that_is_stopped_dumps_nothing_and_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let ticks = ticks(at);
+    let args = ["replay", &ticks, "--speed", "1x", "--dump", "out", "--store", "m.db", "--format", "json"];
+    let replay = marea(at, &args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let started = Instant::now();
+    // Signals are watched before the store is made.
+    while !at.join("m.db").exists() {
+        assert!(started.elapsed() < Duration::from_secs(60), "not started");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    terminate(replay.id());
+    let Output { status, stdout, stderr } = replay.wait_with_output().unwrap();
+    let stderr = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains(r#"{"errors":["stopped before the end of the files"]}"#), "{stderr}");
+    assert_eq!(serde_json::from_slice::<Value>(&stdout).unwrap()["complete"], false);
+    assert_eq!(std::fs::read_dir(at.join("out")).unwrap().count(), 0);
+}
+
+#[test]
+fn an_argument_is_one_path_commas_and_all() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::rename(folder.path().join(ticks(folder.path())), folder.path().join("a,b.csv")).unwrap();
+    let (code, stdout, stderr) = run(folder.path(), &["replay", "a,b.csv", "--format", "json"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert_eq!(serde_json::from_str::<Value>(&stdout).unwrap()["records_in"], 802);
+}
+
+#[test]
+fn a_second_run_is_refused_and_leaves_the_first_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let mut first = marea(at, &["run", "--listen", "127.0.0.1:0"]).stderr(Stdio::null()).spawn().unwrap();
+    let holds = "store marea.db: holds a run already, up to epoch ";
+    let started = Instant::now();
+    while !run(at, &["check"]).2.contains(holds) {
+        assert!(started.elapsed() < Duration::from_secs(60), "nothing committed");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+
+    // Everything that refuses is said at once, and the settings whatever is wrong.
+    std::fs::write(at.join("broken.toml"), "[core\n").unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let lines = |args: &[&str]| {
+        let (code, stdout, stderr) = run(at, args);
+        assert_eq!(code, 2, "{stderr}");
+        (stdout, stderr.lines().map(ToOwned::to_owned).collect::<Vec<_>>())
+    };
+    let (_, errors) = lines(&["run", "--live", "broken.toml", "--listen", &address]);
+    assert_eq!(errors.len(), 3, "{errors:?}");
+    for (error, part) in errors.iter().zip(["error: broken.toml:1:", "is in use", holds]) {
+        assert!(error.contains(part), "{error}");
+    }
+    std::fs::write(at.join("bad.parquet"), "PAR1 and nothing else").unwrap();
+    let (_, errors) = lines(&["replay", "bad.parquet", "--live", "broken.toml", "--store", "marea.db"]);
+    assert_eq!(errors.len(), 3, "{errors:?}");
+    let (settings, errors) = lines(&["check", "--live", "broken.toml"]);
+    assert!(settings.contains("pipeline.workers") && settings.contains("cannot be read"), "{settings}");
+    assert_eq!(errors.len(), 2, "{errors:?}");
+
+    // Time enough for a few commits: one that was fenced would fail.
+    std::thread::sleep(Duration::from_secs(2));
+    terminate(first.id());
+    let status = first.wait().unwrap();
+    assert!(status.success(), "{status}");
+}
+
+fn terminate(process: u32) {
+    assert!(Command::new("kill").args(["-TERM", &process.to_string()]).status().unwrap().success());
 }
 
 trait SumI64 {
@@ -224,7 +305,7 @@ fn the_demo_serves_explains_and_ends_when_told() {
 
     let store = said["store"].as_str().unwrap();
     assert!(Path::new(store).exists());
-    assert!(Command::new("kill").args(["-TERM", &demo.id().to_string()]).status().unwrap().success());
+    terminate(demo.id());
     let asked = Instant::now();
     let status = demo.wait().unwrap();
     assert!(status.success(), "{status}");

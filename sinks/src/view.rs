@@ -162,9 +162,18 @@ pub struct Corrections {
     pub rolled_up: u64,
 }
 
+/// The last bars of a symbol × timeframe: every one that opens after `left`.
+#[derive(Debug, Default)]
+struct Series {
+    bars: VecDeque<Bar>,
+    /// Open time of the newest bar that there was no room for: only the store has it and those before it. Not the
+    /// length tells whether there are such, for busts shorten the series.
+    left: Option<Nanos>,
+}
+
 #[derive(Debug)]
 struct State {
-    bars: BTreeMap<(Symbol, Timeframe), VecDeque<Bar>>,
+    bars: BTreeMap<(Symbol, Timeframe), Series>,
     recommendations: BTreeMap<Symbol, AuditEntry>,
     verdicts: BTreeMap<(AccountId, Symbol), AuditEntry>,
     metrics: BTreeMap<Symbol, BTreeMap<(StrategyId, Timeframe, MetricsWindow), MetricsRow>>,
@@ -263,11 +272,16 @@ impl View {
             lag_seconds: lag,
             totals: state.totals,
             balanced: state.totals.balanced(),
-            started_ms: millis(self.started.1),
+            started_ms: self.started_ms(),
             uptime_seconds: self.started.0.elapsed().as_secs_f64(),
             symbols: state.symbols.len(),
             sealed_through: state.sealed_through,
         }
+    }
+
+    /// When the feed began, in milliseconds since 1970.
+    pub(crate) fn started_ms(&self) -> u64 {
+        millis(self.started.1)
     }
 
     /// Until when what stands here may be acted on: [`HEARTBEAT`] after the last commit. None before the first.
@@ -319,8 +333,8 @@ impl View {
     pub fn bars(&self, symbol: Symbol, timeframe: Timeframe, limit: usize) -> (Vec<Bar>, bool) {
         let state = self.read();
         let Some(series) = state.bars.get(&(symbol, timeframe)) else { return (Vec::new(), false) };
-        let bars = series.iter().skip(series.len().saturating_sub(limit)).copied().collect();
-        (bars, series.len() >= BARS)
+        let bars = series.bars.iter().skip(series.bars.len().saturating_sub(limit)).copied().collect();
+        (bars, series.left.is_some())
     }
 
     /// Timeframes that have bars of a symbol, shortest first.
@@ -340,14 +354,14 @@ impl View {
         let mut out = FreshBars::default();
         if fresh.len() > MAX_FRESH {
             let series: BTreeSet<(Symbol, Timeframe)> = fresh.iter().map(|(s, t, _)| (*s, *t)).collect();
-            let last = series.iter().filter_map(|key| state.bars.get(key)?.back());
+            let last = series.iter().filter_map(|key| state.bars.get(key)?.bars.back());
             out.bars = last.map(BarRow::from).collect();
             return out;
         }
         for (symbol, timeframe, open_time) in fresh {
-            let Some(series) = state.bars.get(&(symbol, timeframe)) else { continue };
-            match series.binary_search_by_key(&open_time, |bar| bar.open_time) {
-                Ok(at) => out.bars.push(BarRow::from(&series[at])),
+            let Some(Series { bars, .. }) = state.bars.get(&(symbol, timeframe)) else { continue };
+            match bars.binary_search_by_key(&open_time, |bar| bar.open_time) {
+                Ok(at) => out.bars.push(BarRow::from(&bars[at])),
                 Err(_) => out.deleted.push((symbol, timeframe, marea_model::time::format_rfc3339(open_time))),
             }
         }
@@ -361,27 +375,34 @@ impl State {
             Change::Upsert(Output::Bar(bar)) => {
                 self.symbols.insert(bar.symbol.as_str(), bar.symbol);
                 let shortest = self.timeframes(bar.symbol).first().is_none_or(|first| *first >= bar.timeframe);
-                let series = self.bars.entry((bar.symbol, bar.timeframe)).or_default();
-                match series.binary_search_by_key(&bar.open_time, |b| b.open_time) {
+                let Series { bars, left } = self.bars.entry((bar.symbol, bar.timeframe)).or_default();
+                // Bars between it and those that are kept have left: it would stand before a hole.
+                if left.is_some_and(|left| bar.open_time <= left) {
+                    return;
+                }
+                match bars.binary_search_by_key(&bar.open_time, |b| b.open_time) {
                     Ok(at) => {
-                        if series[at].closed && series[at].body != bar.body {
+                        if bars[at].closed && bars[at].body != bar.body {
                             *if shortest { &mut corrections.base } else { &mut corrections.rolled_up } += 1;
                         }
-                        series[at] = *bar;
+                        bars[at] = *bar;
                     }
                     // Older than all that is kept: it would leave again at once.
-                    Err(0) if series.len() >= BARS => return,
-                    Err(at) => series.insert(at, *bar),
+                    Err(0) if bars.len() >= BARS => {
+                        *left = Some(bar.open_time);
+                        return;
+                    }
+                    Err(at) => bars.insert(at, *bar),
                 }
-                if series.len() > BARS {
-                    series.pop_front();
+                if bars.len() > BARS {
+                    *left = bars.pop_front().map(|bar| bar.open_time);
                 }
                 self.fresh.insert((bar.symbol, bar.timeframe, bar.open_time));
             }
             Change::Delete(Output::Bar(bar)) => {
-                let Some(series) = self.bars.get_mut(&(bar.symbol, bar.timeframe)) else { return };
-                if let Ok(at) = series.binary_search_by_key(&bar.open_time, |b| b.open_time) {
-                    series.remove(at);
+                let Some(Series { bars, .. }) = self.bars.get_mut(&(bar.symbol, bar.timeframe)) else { return };
+                if let Ok(at) = bars.binary_search_by_key(&bar.open_time, |b| b.open_time) {
+                    bars.remove(at);
                     self.fresh.insert((bar.symbol, bar.timeframe, bar.open_time));
                 }
             }
@@ -437,7 +458,7 @@ impl State {
     fn series(&self, symbol: Symbol) -> impl DoubleEndedIterator<Item = (&(Symbol, Timeframe), &VecDeque<Bar>)> {
         let shortest = Timeframe::new(1).expect("a nanosecond divides a day");
         let longest = Timeframe::new(DAY).expect("a day divides a day");
-        self.bars.range((symbol, shortest)..=(symbol, longest))
+        self.bars.range((symbol, shortest)..=(symbol, longest)).map(|(key, series)| (key, &series.bars))
     }
 
     fn glance(&self, symbol: Symbol) -> Glance {
@@ -463,5 +484,56 @@ impl State {
             scale: last.map(|bar| bar.scale),
             timeframes: self.timeframes(symbol),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{OPEN, bar, closed, symbol, up};
+    use crate::store::Ledger;
+    use marea_model::time::SECOND;
+
+    fn minute(i: i64) -> Output {
+        Output::Bar(bar("IBM", Timeframe::M1, OPEN + i * 60 * SECOND, [100 + i; 4], 2))
+    }
+
+    /// Minutes of the bars that are kept, first and last and how many; whether older ones may exist.
+    fn kept(view: &View) -> (Option<(i64, i64)>, usize, bool) {
+        let (bars, more) = view.bars(symbol("IBM"), Timeframe::M1, BARS);
+        let minutes: Vec<i64> = bars.iter().map(|bar| (bar.open_time - OPEN) / (60 * SECOND)).collect();
+        (minutes.first().copied().zip(minutes.last().copied()), minutes.len(), more)
+    }
+
+    #[test]
+    fn bars_that_left_stay_away() {
+        let full = BARS as i64;
+        let view = View::new(Clock::Event);
+        let mut ledger = Ledger::new(1);
+        let mut epoch = 0;
+        let mut apply = |changes: Vec<Change>| {
+            epoch += 1;
+            let epochs = [closed(epoch, changes)];
+            view.apply(&epochs, &ledger.commit(&epochs).unwrap());
+            kept(&view)
+        };
+        assert_eq!(apply((0..full).map(|i| up(minute(i))).collect()), (Some((0, 299)), 300, false), "full, and all");
+        assert_eq!(apply(vec![up(minute(full))]), (Some((1, 300)), 300, true), "minute 0 left");
+        assert_eq!(apply(vec![Change::Delete(minute(7))]), (Some((1, 300)), 299, true), "busted: 0 is in the store");
+        assert_eq!(apply(vec![up(minute(0))]), (Some((1, 300)), 299, true), "late: it has left");
+        assert_eq!(apply(vec![up(minute(-5))]), (Some((1, 300)), 299, true));
+        assert_eq!(apply(vec![Change::Delete(minute(1))]), (Some((2, 300)), 298, true));
+        assert_eq!(apply(vec![up(minute(1)), up(minute(7))]), (Some((1, 300)), 300, true), "these had not");
+        assert_eq!(apply((0..=full).map(|i| Change::Delete(minute(i))).collect()), (None, 0, true));
+        assert_eq!(apply(vec![up(minute(301))]), (Some((301, 301)), 1, true), "an empty series goes on");
+    }
+
+    #[test]
+    fn a_bar_that_never_had_room_counts_as_left() {
+        let view = View::new(Clock::Event);
+        let bars = (1..=BARS as i64).map(|i| up(minute(i))).chain([up(minute(0)), Change::Delete(minute(7))]);
+        let epochs = [closed(1, bars.collect())];
+        view.apply(&epochs, &Ledger::new(1).commit(&epochs).unwrap());
+        assert_eq!(kept(&view), (Some((1, 300)), 299, true));
     }
 }

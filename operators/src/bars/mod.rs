@@ -468,9 +468,11 @@ impl SymbolState {
             _ if shared.is_sealed(shared.base.open_time(key.event_time)) => Fault::late(key),
             _ => {
                 let edits = self.edits.entry(key).or_default();
-                if edits.0.insert(edit, cursor).is_some() {
+                // The first one is held, and may die; a repeat is only a duplicate.
+                if edits.0.contains_key(&edit) {
                     return Outcome::Duplicate;
                 }
+                edits.0.insert(edit, cursor);
                 self.waiting.insert(key);
                 self.schedule(shared, key.event_time.saturating_add(1));
                 Outcome::Held

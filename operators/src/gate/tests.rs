@@ -749,8 +749,15 @@ fn wired(workers: usize) -> Vec<(Epoch, Verdict, i64)> {
             let (quotes_in, quotes) = scope.new_input::<Vec<QuoteUpdate>>();
             let (_, accounts) = scope.new_input::<Vec<AccountSnapshot>>();
             let (config_in, config) = scope.new_input::<Vec<ConfigUpdate>>();
-            let recommendations = recommend(clock.clone(), contributions, bars, config.clone(), &instruments());
-            let verdicts = gate(clock, recommendations, quotes, accounts, config, &instruments(), index, peers);
+            let recommendations = recommend(
+                clock.clone(),
+                contributions,
+                bars,
+                config.clone(),
+                crate::recommend::Recommend::new(&instruments()),
+            );
+            let verdicts =
+                gate(clock, recommendations, quotes, accounts, config, Gate::new(&instruments(), index, peers));
             let verdicts = verdicts.inspect_core(move |event| {
                 if let Ok((stamp, rows)) = event {
                     for (verdict, diff) in rows {

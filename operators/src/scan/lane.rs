@@ -246,11 +246,10 @@ impl Lane {
         if edits.is_empty() {
             return;
         }
-        let appended = edits
-            .iter()
-            .rev()
-            .take_while(|e| e.old.is_none() && self.last_closed.is_none_or(|last| e.open_time > last))
-            .count();
+        // Marks stay where bars at the tip were deleted: what comes back at or before one rewrites it, like any edit.
+        let last = self.last_closed.max(self.marks.last().map(|mark| mark.time));
+        let is_append = |e: &&Edit| e.old.is_none() && last.is_none_or(|last| e.open_time > last);
+        let appended = edits.iter().rev().take_while(is_append).count();
         let (past, appends) = edits.split_at(edits.len() - appended);
         if !past.is_empty() {
             self.edit(past, history, out);

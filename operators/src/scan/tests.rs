@@ -201,3 +201,33 @@ fn edits_far_back_find_their_way_through_thinned_checkpoints() {
     assert_eq!(first.map(|key| (standing.rows.get(key), expected.rows.get(key))), None);
     assert_eq!(standing.contributions, expected.contributions);
 }
+
+#[test]
+fn a_bar_that_comes_back_at_a_checkpoint_is_in_it() {
+    let config = STRATEGIES[..3].iter().map(|(id, json)| strategy(id, json)).collect::<Vec<_>>();
+    let price = |at: i64| (9_000 + (at * 7919) % 1301, 15, 1 + at % 5);
+    let mut bars: BTreeMap<i64, Option<(i64, i64, i64)>> = (0..64).map(|at| (at, Some(price(at)))).collect();
+    let mut scan = Scan::new(settings()).unwrap();
+    let mut standing = Standing::default();
+    standing.apply(scan.epoch([], None, &config));
+    standing.apply(scan.epoch(bars.iter().map(|(at, body)| upsert(*at, *body)), progress(64), &[]));
+    // The tip is deleted, its last bar comes back, the market goes on, and then an edit behind the checkpoint's time.
+    let steps = [
+        vec![(62, None), (63, None)],
+        vec![(63, Some(price(7)))],
+        vec![(64, Some(price(64)))],
+        vec![(64, Some(price(9)))],
+    ];
+    for (step, edits) in steps.into_iter().enumerate() {
+        bars.extend(edits.iter().copied());
+        let upserts: Vec<BarUpsert> = edits.iter().map(|(at, body)| upsert(*at, *body)).collect();
+        standing.apply(scan.epoch(upserts, progress(65), &[]));
+        let mut fresh = Scan::new(settings()).unwrap();
+        let mut expected = Standing::default();
+        expected.apply(fresh.epoch([], None, &config));
+        let all = bars.iter().filter(|(_, body)| body.is_some()).map(|(at, body)| upsert(*at, *body));
+        expected.apply(fresh.epoch(all, progress(65), &[]));
+        assert_eq!(standing.rows, expected.rows, "after step {step}");
+        assert_eq!(standing.contributions, expected.contributions, "after step {step}");
+    }
+}

@@ -10,7 +10,9 @@
 //! 2. **Fails closed**: the heartbeat's deadline is 5 s after the last commit. Past it, or when `now` reaches a
 //!    verdict's `valid_until`, a reader must block; nothing here ever extends either.
 //! 3. **Bounded**: bodies, queries, replays, queues and readers have limits; a reader that does not read is disconnected.
-//! 4. Every error is problem+json and names the field and the value. No name that comes from outside is interned.
+//! 4. **Local**: on loopback it answers only to loopback names, so that no web page reaches it by a name of its own that
+//!    it has let resolve to 127.0.0.1 (DNS rebinding).
+//! 5. Every error is problem+json and names the field and the value. No name that comes from outside is interned.
 
 mod api;
 mod guard;
@@ -37,6 +39,7 @@ use guard::Guarded;
 use marea_model::cursor::excerpt;
 use marea_model::output::ClosedEpoch;
 use marea_model::{AccountId, Symbol};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -142,10 +145,15 @@ impl Feed {
         listener: TcpListener,
         stop: impl Future<Output = ()> + Send + 'static,
     ) -> std::io::Result<()> {
+        let mut router = self.router();
+        if listener.local_addr()?.ip().to_canonical().is_loopback() {
+            router = router.layer(from_fn(local_host));
+        }
+        let router = router.layer(map_response(harden));
         let ticker = tokio::spawn(self.clone().tick());
         let (stopped, mut stopping) = tokio::sync::watch::channel(false);
         let feed = self.clone();
-        let server = axum::serve(Guarded { listener, stall: WRITE_STALL }, self.router());
+        let server = axum::serve(Guarded { listener, stall: WRITE_STALL }, router);
         let server = server.with_graceful_shutdown(async move {
             stop.await;
             feed.inner.hub.stop();
@@ -184,7 +192,6 @@ impl Feed {
             .fallback(not_found)
             .method_not_allowed_fallback(not_allowed)
             .layer(from_fn(no_body))
-            .layer(map_response(harden))
             .with_state(self.clone())
     }
 }
@@ -217,6 +224,29 @@ async fn no_body(request: Request, next: Next) -> Result<Response, Problem> {
     Ok(next.run(Request::from_parts(parts, Body::empty())).await)
 }
 
+/// Refuses requests for a host that is not this machine. A client without `Host` is no browser.
+async fn local_host(request: Request, next: Next) -> Result<Response, Problem> {
+    let mut hosts = request.headers().get_all(header::HOST).iter().map(|host| String::from_utf8_lossy(host.as_bytes()));
+    if let Some(host) = hosts.find(|host| !is_local(host)) {
+        return Err(Problem::foreign_host(&host));
+    }
+    Ok(next.run(request).await)
+}
+
+/// Whether a `Host` header, with or without a port, is `localhost` or a loopback address.
+fn is_local(host: &str) -> bool {
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => (name, port),
+        _ => (host, ""),
+    };
+    let bare = match name.strip_prefix('[').and_then(|name| name.strip_suffix(']')) {
+        Some(address) => address.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
+        None => name.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
+    };
+    let local = name.eq_ignore_ascii_case("localhost") || bare.is_some_and(|ip| ip.to_canonical().is_loopback());
+    local && port.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// What every answer carries: it is fresh, is what it says, and may load and frame nothing from elsewhere.
 async fn harden(response: Response) -> Response {
     let mut response = response.into_response();
@@ -228,4 +258,23 @@ async fn harden(response: Response) -> Response {
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_names_are_local() {
+        let local = "localhost|LocalHost|localhost:8080|localhost:|127.0.0.1|127.0.0.1:8080|127.8.9.1|[::1]|[::1]:8080|\
+                     [::ffff:127.0.0.1]:1";
+        let foreign = "|:80|x|marea.example|marea.example:8080|localhost.evil.example|127.0.0.1.evil.example|evil.localhost|\
+                       localhost:8080:evil|localhost:evil|192.168.0.7|0.0.0.0:8080|2130706433|[::]|[::1|[fe80::1]:80|::1|\
+                       [localhost]|[127.0.0.1]|user@localhost|localhost, evil|\u{fffd}";
+        for (hosts, expected) in [(local, true), (foreign, false)] {
+            for host in hosts.split('|') {
+                assert_eq!(is_local(host), expected, "{host:?}");
+            }
+        }
+    }
 }

@@ -34,6 +34,14 @@ impl Problem {
         Problem { field: Some(excerpt(field)), value: Some(value), ..problem }
     }
 
+    /// 403: the request is meant for another host.
+    pub(crate) fn foreign_host(host: &str) -> Self {
+        let host = excerpt(host);
+        let detail = format!("this feed is on loopback: host must be localhost or a loopback address, not {host:?}");
+        let problem = Problem::new(StatusCode::FORBIDDEN, detail);
+        Problem { field: Some("host".to_owned()), value: Some(host), ..problem }
+    }
+
     /// 404: nothing of this kind has this name.
     pub(crate) fn unknown(kind: &str, name: &str) -> Self {
         let name = excerpt(name);

@@ -85,9 +85,12 @@ impl Params {
         chosen.ok_or_else(|| Problem::field(name, text, &format!("be one of {}", names.join(", "))))
     }
 
-    /// The seq that a stream goes on after.
-    pub(crate) fn after(&self) -> Result<Option<u64>, Problem> {
+    /// The id that a stream goes on after. Whole numbers that are no id of this process pass: they lead to a reset.
+    pub(crate) fn after(&self) -> Result<Option<&str>, Problem> {
         let Some(text) = self.text("after") else { return Ok(None) };
-        text.parse().map(Some).map_err(|_| Problem::field("after", text, "be the seq of an event, a whole number"))
+        match text.split('-').all(|part| part.parse::<u64>().is_ok()) {
+            true => Ok(Some(text)),
+            false => Err(Problem::field("after", text, "be the id of an event, such as 1381152600000-7")),
+        }
     }
 }

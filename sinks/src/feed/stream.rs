@@ -2,17 +2,19 @@
 //!
 //! ```text
 //!  publish ──► Hub: ring of the last audit events ──► broadcast (bounded) ──► one stream a reader
-//!                        ▲ resume after a seq ▲ or from the store's audit
+//!                        ▲ resume after an id ▲ or from the store's audit
 //! ```
 //!
 //! | event | id | data |
 //! |---|---|---|
-//! | `recommendation`, `verdict` | the seq | `{seq, epoch, generation, symbol, account, …}`, the row null where none stands |
+//! | `recommendation`, `verdict` | `{started_ms}-{seq}` | `{seq, epoch, generation, symbol, account, …}`, the row null where none stands |
 //! | `bars` | none | bars that changed, four times a second at most |
 //! | `heartbeat` | none | once a second: the status, and a deadline 5 s after the last commit |
-//! | `reset` | the last seq | what was asked for is not there: read everything anew, then go on from here |
+//! | `reset` | of the last seq | what was asked for is not there: read everything anew, then go on from here |
 //!
 //! 1. A reader that resumes gets each seq after its own exactly once and in order, or a `reset`.
+//!    `started_ms`, which the heartbeat has too, is the process: a seq of another one, whose store may be another, is
+//!    never resumed after.
 //! 2. A reader that falls behind by more than the queue is disconnected, and resumes by its last id.
 
 use super::Feed;
@@ -61,10 +63,10 @@ impl Message {
         Message { event: entry.key.kind(), seq: Some(entry.seq), data: envelope(entry).into() }
     }
 
-    fn sse(&self) -> Event {
+    fn sse(&self, started_ms: u64) -> Event {
         let event = Event::default().event(self.event).data(&*self.data);
         match self.seq {
-            Some(seq) => event.id(seq.to_string()),
+            Some(seq) => event.id(format!("{started_ms}-{seq}")),
             None => event,
         }
     }
@@ -199,6 +201,7 @@ struct Reader {
     pending: VecDeque<Message>,
     /// Audit events up to here are sent or skipped.
     seq: u64,
+    started_ms: u64,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -236,8 +239,9 @@ pub(super) async fn get(State(feed): State<Feed>, headers: HeaderMap, params: Pa
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
     })?;
     // A browser sends its last id as a header when it reconnects; then that is newer than the address's `after`.
-    let id = headers.get("last-event-id").map(|id| id.to_str().ok().and_then(|id| id.parse::<u64>().ok()));
-    let asked = id.or(after.map(Some));
+    let id = headers.get("last-event-id").map(|id| id.to_str().unwrap_or_default());
+    let started_ms = feed.inner.view.started_ms();
+    let asked = id.or(after).map(|id| seq_of(id, started_ms));
     let (live, kept, last_seq) = {
         let ring = feed.inner.hub.ring.lock().unwrap_or_else(PoisonError::into_inner);
         let kept: Vec<Message> = match asked {
@@ -252,6 +256,7 @@ pub(super) async fn get(State(feed): State<Feed>, headers: HeaderMap, params: Pa
         stopped: feed.inner.hub.stopped.subscribe(),
         pending: VecDeque::from([heartbeat]),
         seq: last_seq,
+        started_ms,
         _permit: permit,
     };
     match asked {
@@ -264,12 +269,18 @@ pub(super) async fn get(State(feed): State<Feed>, headers: HeaderMap, params: Pa
     }
     let events = stream::unfold(reader, async |mut reader| {
         let message = reader.next().await?;
-        Some((Ok::<_, Infallible>(message.sse()), reader))
+        Some((Ok::<_, Infallible>(message.sse(reader.started_ms)), reader))
     });
     let mut response = Sse::new(events).into_response();
     // A proxy that buffers would hold heartbeats back until they are stale.
     response.headers_mut().insert("x-accel-buffering", axum::http::HeaderValue::from_static("no"));
     Ok(response)
+}
+
+/// The seq in an id that this process gave out; none in any other.
+fn seq_of(id: &str, started_ms: u64) -> Option<u64> {
+    let (started, seq) = id.split_once('-')?;
+    if started.parse() == Ok(started_ms) { seq.parse().ok() } else { None }
 }
 
 fn reset(last_seq: u64) -> Message {

@@ -165,7 +165,7 @@ const state = {
   bars: new Map(), // "symbol timeframe" → bars rising by open_time
   recommendations: new Map(), // symbol → envelope
   verdicts: new Map(), // "account symbol" → envelope
-  lastSeq: 0,
+  lastId: "",
   status: null,
   heartbeat: null, // { sent, deadline }: milliseconds of the server's clock
   delays: [], // here minus there, of the last heartbeats
@@ -319,9 +319,9 @@ function restart() {
 
 let source = null;
 function connect() {
-  source = new EventSource(state.lastSeq ? `/api/v1/stream?after=${state.lastSeq}` : "/api/v1/stream");
+  source = new EventSource(state.lastId ? `/api/v1/stream?after=${encodeURIComponent(state.lastId)}` : "/api/v1/stream");
   const on = (name, handle) => source.addEventListener(name, (event) => {
-    if (event.lastEventId) state.lastSeq = Number(event.lastEventId);
+    if (event.lastEventId) state.lastId = event.lastEventId;
     handle(JSON.parse(event.data));
   });
   source.onopen = () => { state.link = "live"; reload(); };

@@ -66,22 +66,12 @@ pub struct Store {
 
 impl Store {
     /// Opens the store, makes it if there is none, migrates and checks it, and takes it over (generation + 1).
-    /// Every error is a reason to refuse to start.
+    /// Every error is a reason to refuse to start, and leaves the process that has the store its own.
     pub async fn open(path: &Path) -> Result<Store, StoreError> {
-        let mut connection = connect(path).await.map_err(|error| match classify(path, &error) {
-            StoreError::Unavailable { path, detail } | StoreError::Statement { path, detail } => {
-                StoreError::Open { path, detail }
-            }
-            other => other,
-        })?;
+        let mut connection = connect(path).await.map_err(|error| open_error(classify(path, &error)))?;
         migrate(path, &mut connection).await?;
         check_tables(path, &mut connection).await?;
-        sqlx::query("UPDATE pipeline SET generation = generation + 1 WHERE id = 1")
-            .execute(&mut connection)
-            .await
-            .map_err(|error| classify(path, &error))?;
-        let ledger = load(path, &mut connection).await?;
-        check_upper(path, &mut connection, ledger.standing()).await?;
+        let ledger = take_over(path, &mut connection).await?;
         let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(Duration::from_secs(5));
         let pool = SqlitePoolOptions::new()
             .max_connections(4)
@@ -90,6 +80,21 @@ impl Store {
         let Standing { generation, last_seq, .. } = *ledger.standing();
         let reader = Reader { path: path.into(), pool, generation, last_seq };
         Ok(Store { path: path.to_owned(), connection: Some(connection), reader, ledger, config: Vec::new() })
+    }
+
+    /// Where the run that a store holds stands: its upper. None if there is no file, or no run in it yet. Only reads:
+    /// takes nothing over, makes and migrates nothing.
+    pub async fn peek(path: &Path) -> Result<Option<Epoch>, StoreError> {
+        let unopened = |detail: String| StoreError::Open { path: path.to_owned(), detail };
+        if !path.try_exists().map_err(|error| unopened(error.to_string()))? {
+            return Ok(None);
+        }
+        let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(Duration::from_secs(5));
+        let connection = options.connect().await;
+        let mut connection = connection.map_err(|error| open_error(classify(path, &error)))?;
+        let upper = upper(path, &mut connection).await.map_err(open_error);
+        connection.close().await.map_err(|error| open_error(classify(path, &error)))?;
+        Ok(upper?.filter(|upper| *upper > 0))
     }
 
     /// Where it stands.
@@ -175,6 +180,41 @@ async fn connect(path: &Path) -> Result<SqliteConnection, sqlx::Error> {
         .await
 }
 
+/// What cannot be opened is not waited for.
+fn open_error(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Unavailable { path, detail } | StoreError::Statement { path, detail } => {
+            StoreError::Open { path, detail }
+        }
+        other => other,
+    }
+}
+
+/// Checks that the store is whole, and only then raises its generation. One transaction: nobody commits in between.
+async fn take_over(path: &Path, connection: &mut SqliteConnection) -> Result<Ledger, StoreError> {
+    let error = |error: sqlx::Error| classify(path, &error);
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(error)?;
+    let mut ledger = load(path, &mut transaction).await?;
+    check_upper(path, &mut transaction, ledger.standing()).await?;
+    ledger.standing.generation += 1;
+    sqlx::query("UPDATE pipeline SET generation = ? WHERE id = 1")
+        .bind(ledger.standing.generation.cast_signed())
+        .execute(&mut *transaction)
+        .await
+        .map_err(error)?;
+    transaction.commit().await.map_err(error)?;
+    Ok(ledger)
+}
+
+/// The pipeline's upper; none in a file that was never migrated.
+async fn upper(path: &Path, connection: &mut SqliteConnection) -> Result<Option<Epoch>, StoreError> {
+    if !check_version(path, connection).await? {
+        return Ok(None);
+    }
+    let upper = sqlx::query_scalar::<_, i64>("SELECT upper FROM pipeline WHERE id = 1").fetch_one(connection).await;
+    upper.map(|upper| Some(upper.cast_unsigned())).map_err(|error| classify(path, &error))
+}
+
 /// The primary result code is the low byte of SQLite's extended ones: https://www.sqlite.org/rescode.html.
 fn classify(path: &Path, error: &sqlx::Error) -> StoreError {
     let (path, detail) = (path.to_owned(), error.to_string());
@@ -196,26 +236,40 @@ fn classify(path: &Path, error: &sqlx::Error) -> StoreError {
     }
 }
 
-async fn migrate(path: &Path, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+/// The greatest version of the schema that is known here.
+fn known() -> i64 {
+    migrations().iter().map(|m| m.version).max().unwrap_or_default()
+}
+
+fn newer(path: &Path, found: i64) -> StoreError {
+    StoreError::NewerSchema { path: path.to_owned(), found, known: known() }
+}
+
+/// Whether any migration was applied; an error if one was that is not known here.
+async fn check_version(path: &Path, connection: &mut SqliteConnection) -> Result<bool, StoreError> {
     let error = |error: sqlx::Error| classify(path, &error);
-    let migrator = migrations();
-    let known = migrator.iter().map(|m| m.version).max().unwrap_or_default();
-    let newer = |found| StoreError::NewerSchema { path: path.to_owned(), found, known };
     let migrated: Option<String> = sqlx::query_scalar("SELECT name FROM sqlite_master WHERE name = '_sqlx_migrations'")
         .fetch_optional(&mut *connection)
         .await
         .map_err(error)?;
-    if migrated.is_some() {
-        let found: Option<i64> = sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations")
-            .fetch_one(&mut *connection)
-            .await
-            .map_err(error)?;
-        if let Some(found) = found.filter(|found| *found > known) {
-            return Err(newer(found));
-        }
+    if migrated.is_none() {
+        return Ok(false);
     }
-    migrator.run(connection).await.map_err(|failure| match failure {
-        MigrateError::VersionMissing(found) => newer(found),
+    let found: Option<i64> = sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(error)?;
+    match found {
+        Some(found) if found > known() => Err(newer(path, found)),
+        found => Ok(found.is_some()),
+    }
+}
+
+async fn migrate(path: &Path, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    check_version(path, connection).await?;
+    let error = |error: sqlx::Error| classify(path, &error);
+    migrations().run(connection).await.map_err(|failure| match failure {
+        MigrateError::VersionMissing(found) => newer(path, found),
         MigrateError::VersionMismatch(version) | MigrateError::Dirty(version) => {
             StoreError::ForeignSchema { path: path.to_owned(), version }
         }

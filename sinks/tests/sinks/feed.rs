@@ -77,7 +77,7 @@ async fn raw(address: SocketAddr, request: Vec<u8>) -> (u16, String, String) {
 }
 
 async fn get(address: SocketAddr, path: &str) -> (u16, String, String) {
-    raw(address, format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").into_bytes()).await
+    raw(address, format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").into_bytes()).await
 }
 
 async fn json_at(address: SocketAddr, path: &str) -> Value {
@@ -124,7 +124,7 @@ async fn bad_requests_are_told_what_is_wrong() {
              expectancy, trades, cagr, not \"luck\"",
         ),
         ("/api/v1/metrics/IBM?window=7d", 400, "window must be one of 30d, all, not \"7d\""),
-        ("/api/v1/stream?after=abc", 400, "after must be the seq of an event, a whole number, not \"abc\""),
+        ("/api/v1/stream?after=abc", 400, "after must be the id of an event, such as 1381152600000-7, not \"abc\""),
         ("/api/v2/bars", 404, "nothing is at /api/v2/bars"),
     ];
     for (path, status, detail) in cases {
@@ -141,13 +141,13 @@ async fn bad_requests_are_told_what_is_wrong() {
 
     let with_body = |method: &str, body: &str| {
         format!(
-            "{method} /api/v1/status HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            "{method} /api/v1/status HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         )
     };
     let deep = "[".repeat(10_000);
     let chunked = format!(
-        "GET /api/v1/status HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n{}0\r\n\r\n",
+        "GET /api/v1/status HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n{}0\r\n\r\n",
         format!("4000\r\n{}\r\n", "x".repeat(0x4000)).repeat(5)
     );
     let too_large = "the body is larger than 65536 bytes, and nothing here takes one";
@@ -167,6 +167,38 @@ async fn bad_requests_are_told_what_is_wrong() {
     }
     served.stop.take().unwrap().send(()).unwrap();
     served.server.await.unwrap().unwrap();
+}
+
+/// A web page whose name was made to resolve to 127.0.0.1 says its own name.
+#[tokio::test(flavor = "multi_thread")]
+async fn on_loopback_only_loopback_names_are_answered() {
+    let served = serve(None).await;
+    let at = served.address;
+    let port = at.port();
+    let ask = async |path: &str, version: &str, host: &str| {
+        let request = format!("GET {path} HTTP/{version}\r\n{host}connection: close\r\n\r\n");
+        raw(at, request.into_bytes()).await
+    };
+    let own = [format!("localhost:{port}"), format!("127.0.0.1:{port}"), format!("[::1]:{port}")];
+    for host in own {
+        assert_eq!(ask("/health", "1.1", &format!("host: {host}\r\n")).await.0, 200, "{host}");
+    }
+    assert_eq!(ask("/health", "1.0", "").await.0, 200, "HTTP/1.0 without a host");
+    for path in ["/", "/api/v1/stream", "/nowhere"] {
+        for (headers, named) in [
+            ("host: evil.example:8080\r\n", "evil.example:8080"),
+            ("host: localhost\r\nhost: evil.example\r\n", "evil.example"),
+        ] {
+            let (status, head, body) = ask(path, "1.1", headers).await;
+            let problem: Value = serde_json::from_str(&body).unwrap_or_else(|e| panic!("{path}: {e}: {body}"));
+            let detail =
+                format!("this feed is on loopback: host must be localhost or a loopback address, not \"{named}\"");
+            assert_eq!((status, problem["detail"].as_str().unwrap()), (403, detail.as_str()), "{path}");
+            assert_eq!((&problem["field"], &problem["value"]), (&json!("host"), &json!(named)));
+            assert!(head.contains("content-type: application/problem+json"), "{head}");
+            assert!(head.contains("x-content-type-options: nosniff"), "{head}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -259,9 +291,13 @@ struct Events {
 
 impl Events {
     fn open(address: SocketAddr, headers: &str) -> Events {
+        Events::open_at(address, "", headers)
+    }
+
+    fn open_at(address: SocketAddr, query: &str, headers: &str) -> Events {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        write!(stream, "GET /api/v1/stream HTTP/1.1\r\nhost: x\r\n{headers}\r\n").unwrap();
+        write!(stream, "GET /api/v1/stream{query} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n").unwrap();
         let mut events = Events { lines: BufReader::new(stream) };
         while !events.line().unwrap().is_empty() {}
         events
@@ -274,13 +310,13 @@ impl Events {
     }
 
     /// The next event; none when the stream ends. Lines of chunk sizes have no colon.
-    fn next(&mut self) -> Option<(String, Option<u64>, Value)> {
+    fn next(&mut self) -> Option<(String, Option<String>, Value)> {
         let (mut event, mut id, mut data) = (String::new(), None, None);
         loop {
             let line = self.line()?;
             match line.split_once(": ") {
                 Some(("event", name)) => event = name.to_owned(),
-                Some(("id", text)) => id = Some(text.parse().unwrap()),
+                Some(("id", text)) => id = Some(text.to_owned()),
                 Some(("data", json)) => data = Some(serde_json::from_str(json).unwrap()),
                 _ => {}
             }
@@ -293,7 +329,7 @@ impl Events {
     }
 
     /// The next events that are not told once a second.
-    fn audit(&mut self, n: usize) -> Vec<(String, u64)> {
+    fn audit(&mut self, n: usize) -> Vec<(String, String)> {
         let mut found = Vec::new();
         while found.len() < n {
             let (event, id, _) = self.next().expect("the stream goes on");
@@ -323,15 +359,14 @@ async fn the_stream_resumes_where_it_was() {
     let mut store = Store::open(&path).await.unwrap();
     let mut served = serve(Some(&store)).await;
     let address = served.address;
-    let opened = move |headers: &'static str, n: usize| {
-        tokio::task::spawn_blocking(move || Events::open(address, headers).audit(n))
+    let opened = move |id: String, n: usize| {
+        let header = format!("last-event-id: {id}\r\n");
+        tokio::task::spawn_blocking(move || Events::open(address, &header).audit(n))
     };
-    let verdict = |seq: u64| ("verdict".to_owned(), seq);
-    assert_eq!(
-        opened("last-event-id: 2\r\n", 3).await.unwrap(),
-        [verdict(3), verdict(4), verdict(5)],
-        "from the store"
-    );
+    let started = served.feed.view().status().started_ms;
+    let id = move |seq: u64| format!("{started}-{seq}");
+    let verdict = |seq: u64| ("verdict".to_owned(), id(seq));
+    assert_eq!(opened(id(2), 3).await.unwrap(), [verdict(3), verdict(4), verdict(5)], "from the store");
     let commit = async |store: &mut Store, epoch: u64| {
         let epochs = [flip(epoch)];
         let committed = store.commit(&epochs).await.unwrap();
@@ -339,14 +374,21 @@ async fn the_stream_resumes_where_it_was() {
     };
     commit(&mut store, 6).await;
     commit(&mut store, 7).await;
-    assert_eq!(opened("last-event-id: 5\r\n", 2).await.unwrap(), [verdict(6), verdict(7)], "from the ring");
-    assert_eq!(opened("last-event-id: 4\r\n", 3).await.unwrap(), [verdict(5), verdict(6), verdict(7)], "from both");
-    for unknown in ["last-event-id: 99\r\n", "last-event-id: never\r\n"] {
-        assert_eq!(opened(unknown, 1).await.unwrap(), [("reset".to_owned(), 7)]);
+    assert_eq!(opened(id(5), 2).await.unwrap(), [verdict(6), verdict(7)], "from the ring");
+    assert_eq!(opened(id(4), 3).await.unwrap(), [verdict(5), verdict(6), verdict(7)], "from both");
+    // Ahead, no id, a seq without its process, and one of another process, whose store may be another.
+    let another = format!("{}-5", started - 1);
+    for unknown in [id(99), "never".to_owned(), "5".to_owned(), another.clone(), format!("{started}-"), id(5) + "-5"] {
+        assert_eq!(opened(unknown.clone(), 1).await.unwrap(), [("reset".to_owned(), id(7))], "{unknown}");
+    }
+    let (path, foreign) = (format!("after={}", id(6)), format!("after={another}"));
+    for (query, expected) in [(path, verdict(7)), (foreign, ("reset".to_owned(), id(7)))] {
+        let found = tokio::task::spawn_blocking(move || Events::open_at(address, &format!("?{query}"), "").audit(1));
+        assert_eq!(found.await.unwrap(), [expected]);
     }
     // Live: what is published after the connection arrives once, beside the heartbeat and the bars.
     let live = tokio::task::spawn_blocking(move || {
-        let mut events = Events::open(address, "last-event-id: 7\r\n");
+        let mut events = Events::open(address, &format!("last-event-id: {}\r\n", id(7)));
         let heartbeat = events.next().unwrap();
         (heartbeat, events.audit(2))
     });
@@ -358,6 +400,7 @@ async fn the_stream_resumes_where_it_was() {
     let deadline = data["deadline_ms"].as_u64().unwrap();
     assert!(deadline <= data["sent_ms"].as_u64().unwrap() + 5_000, "never more than 5 s ahead");
     assert_eq!(data["status"]["generation"], 2);
+    assert_eq!(data["status"]["started_ms"], started, "another one: another process");
     assert_eq!(audit, [verdict(8), verdict(9)]);
     // A stop ends open streams at once.
     let open = tokio::task::spawn_blocking(move || {

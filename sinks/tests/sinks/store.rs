@@ -242,6 +242,55 @@ async fn a_store_that_is_not_whole_is_refused() {
     assert_eq!(error, format!("store {}: cannot be opened: unable to open database file", nowhere.display()));
 }
 
+/// Whoever cannot start must not stop the one that runs.
+#[tokio::test]
+async fn a_refusal_takes_nothing_over() {
+    let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+                 VALUES (9, 'later', 1, x'00', 0)";
+    let cases = [
+        (newer, "DELETE FROM _sqlx_migrations WHERE version = 9"),
+        ("ALTER TABLE trades RENAME TO t", "ALTER TABLE t RENAME TO trades"),
+        ("UPDATE pipeline SET upper = 1", "UPDATE pipeline SET upper = 3"),
+        ("UPDATE audit SET seq = 9 WHERE seq = 3", "UPDATE audit SET seq = 3 WHERE seq = 9"),
+    ];
+    let (_folder, path) = file();
+    let mut live = Store::open(&path).await.unwrap();
+    live.commit(&[everything(2)]).await.unwrap();
+    for (epoch, (damage, repair)) in (3..).zip(cases) {
+        execute(&path, damage).await;
+        Store::open(&path).await.unwrap_err();
+        let repair = repair.replace("upper = 3", &format!("upper = {epoch}"));
+        execute(&path, &repair).await;
+        live.commit(&[closed(epoch, vec![])]).await.unwrap_or_else(|e| panic!("{damage}: {e}"));
+    }
+    assert_eq!(rows(&path, "SELECT generation || '' FROM pipeline").await, ["1"]);
+}
+
+#[tokio::test]
+async fn a_peek_takes_nothing_over() {
+    let (folder, path) = file();
+    assert_eq!(Store::peek(&path).await.unwrap(), None, "no file");
+    assert!(!path.exists(), "and none was made");
+    std::fs::write(&path, "").unwrap();
+    assert_eq!(Store::peek(&path).await.unwrap(), None, "an empty file");
+    let mut live = Store::open(&path).await.unwrap();
+    assert_eq!(Store::peek(&path).await.unwrap(), None, "no run yet");
+    live.commit(&[everything(6)]).await.unwrap();
+    assert_eq!(Store::peek(&path).await.unwrap(), Some(7));
+    live.commit(&[closed(7, vec![])]).await.unwrap();
+    live.close().await.unwrap();
+    assert_eq!(Store::peek(&path).await.unwrap(), Some(8), "closed");
+    assert_eq!(rows(&path, "SELECT generation || '' FROM pipeline").await, ["1"]);
+    execute(&path, "UPDATE _sqlx_migrations SET version = 9").await;
+    let error = Store::peek(&path).await.unwrap_err().to_string();
+    let expected = "its schema is version 9, this marea knows 1: use a newer marea";
+    assert_eq!(error, format!("store {}: {expected}", path.display()));
+    let other = folder.path().join("other");
+    std::fs::write(&other, "no database, but longer than a header of a hundred bytes ".repeat(4)).unwrap();
+    let error = Store::peek(&other).await.unwrap_err().to_string();
+    assert_eq!(error, format!("store {}: cannot be opened: file is not a database", other.display()));
+}
+
 #[tokio::test]
 async fn a_history_keeps_its_laws() {
     let (_folder, path) = file();

@@ -361,12 +361,6 @@ impl LiveConfig {
                 Some(Err(problem)) => list.unreadable = Some(problem),
             }
         }
-        // While one list stands, an absent one lists nobody, also for later.
-        match (self.master.present, self.slave.present) {
-            (true, false) => self.slave.names.clear(),
-            (false, true) => self.master.names.clear(),
-            _ => {}
-        }
         let gone = self.unlisted();
         self.accounts.clear();
         // The master list last: it wins.

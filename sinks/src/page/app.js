@@ -604,10 +604,11 @@ function drawChart(card) {
     if (bar.closed) g.fillRect(x, top, wide, body);
     else { g.fillStyle = colour("--panel"); g.fillRect(x, top, wide, body); g.strokeRect(x + 0.5, top + 0.5, Math.max(1, wide - 1), Math.max(1, body - 1)); }
   });
-  for (const { value, name, stroke } of levels) {
+  // Their names stand side by side, so that stop and target can be read when they are close.
+  for (const [i, { value, name, stroke }] of levels.entries()) {
     const at = Math.round(y(value)) + 0.5;
     g.setLineDash([4, 3]); g.strokeStyle = stroke; g.beginPath(); g.moveTo(0, at); g.lineTo(plot, at); g.stroke(); g.setLineDash([]);
-    g.fillStyle = stroke; g.fillText(name, 2, at < 14 ? at + 8 : at - 7);
+    g.fillStyle = stroke; g.fillText(name, 2 + i * 64, at < 14 ? at + 8 : at - 7);
   }
   // The last price, on the axis.
   const last = bars[bars.length - 1], at = y(last.close);

@@ -241,6 +241,7 @@ fn close(cut: Cut, pieces: Vec<Piece>) -> ClosedEpoch {
                 duplicate: counts.duplicate,
                 dead: counts.dead,
                 held: counts.held,
+                price_jumps: counts.price_jumps,
                 ..Totals::default()
             }),
         }

@@ -230,7 +230,7 @@ async fn main() -> std::io::Result<()> {
         .collect();
     let mut first = closed(first_epoch(start / MILLI), netted.into_values().chain(stand(&market, start)).collect());
     first.totals =
-        Totals { records_in: 91_250, accepted: 90_112, duplicate: 1_011, dead: 124, held: 3, unknown_fields: 0 };
+        Totals { records_in: 91_250, accepted: 90_112, duplicate: 1_011, dead: 124, held: 3, ..Totals::default() };
     let publish = |ledger: &mut Ledger, epoch: ClosedEpoch| {
         let epochs = [epoch];
         let committed = ledger.commit(&epochs).unwrap();

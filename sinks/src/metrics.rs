@@ -32,6 +32,7 @@ struct Inner {
     records: IntCounterVec,
     held: IntGauge,
     unknown_fields: prometheus::IntCounter,
+    price_jumps: prometheus::IntCounter,
     dead_letters: IntCounterVec,
     frontier_lag: GaugeVec,
     end_to_end: Histogram,
@@ -77,6 +78,10 @@ impl Metrics {
             unknown_fields: register!(prometheus::IntCounter::new(
                 "marea_unknown_fields_records_total",
                 "Records whose unknown fields were ignored"
+            )),
+            price_jumps: register!(prometheus::IntCounter::new(
+                "marea_price_jumps_total",
+                "Accepted prices more than 10 % from the one accepted before"
             )),
             dead_letters: register!(IntCounterVec::new(
                 Opts::new("marea_dead_letters_total", "Records that could not be counted"),
@@ -140,6 +145,7 @@ impl Metrics {
             count(inner.records.with_label_values(&["duplicate"]), totals.duplicate);
             count(inner.records.with_label_values(&["dead"]), totals.dead);
             count(inner.unknown_fields.clone(), totals.unknown_fields);
+            count(inner.price_jumps.clone(), totals.price_jumps);
             for letter in &closed.dead {
                 inner.dead_letters.with_label_values(&[inner.source.as_str(), letter.reason.as_str()]).inc();
             }
@@ -220,7 +226,7 @@ mod tests {
             detail: String::new(),
             original: Vec::new(),
         };
-        let totals = Totals { records_in: 10, accepted: 6, duplicate: 2, dead: 1, held: 1, unknown_fields: 0 };
+        let totals = Totals { records_in: 10, accepted: 6, duplicate: 2, dead: 1, held: 1, ..Totals::default() };
         let committed = Committed { upper: 2, generation: 1, last_seq: 0, totals, audit: Vec::new() };
         metrics.committed(&[epoch(totals, vec![letter])], &committed);
         metrics.commit_took("sqlite", Duration::from_millis(3));

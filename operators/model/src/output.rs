@@ -271,6 +271,8 @@ pub struct Totals {
     pub held: i64,
     /// Records whose unknown fields were ignored.
     pub unknown_fields: i64,
+    /// Accepted prices far from the one before them (a store does not keep this count).
+    pub price_jumps: i64,
 }
 
 impl Totals {
@@ -282,6 +284,7 @@ impl Totals {
         self.dead += other.dead;
         self.held += other.held;
         self.unknown_fields += other.unknown_fields;
+        self.price_jumps += other.price_jumps;
     }
 
     /// Whether nothing was lost and nothing invented.

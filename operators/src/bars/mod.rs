@@ -90,7 +90,12 @@ pub struct Counts {
     pub dead: i64,
     /// The change of the number of records that wait for a target or a seal.
     pub held: i64,
+    /// Accepted prices more than [`JUMP_PERCENT`] % from the one accepted before: kept, and counted beside the above.
+    pub price_jumps: i64,
 }
+
+/// How far, in percent, a price may be from the one accepted before it without being counted as a jump.
+pub const JUMP_PERCENT: i128 = 10;
 
 /// All that an epoch gave.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -241,6 +246,8 @@ struct SymbolState {
     /// The open times of `amends` that have not sealed.
     unsealed_amends: BTreeSet<Nanos>,
     quote: Option<Quote>,
+    /// The price accepted last, in order of arrival: of trades, or of what its bars are made of.
+    last_price: Option<Price>,
     /// Whether a record of it was ever accepted.
     seen: bool,
     /// Whether it stands among the quoted symbols of this epoch.
@@ -263,6 +270,7 @@ impl SymbolState {
             amends: BTreeMap::new(),
             unsealed_amends: BTreeSet::new(),
             quote: None,
+            last_price: None,
             seen: false,
             quoted: false,
             due: Nanos::MAX,
@@ -312,6 +320,15 @@ impl SymbolState {
         }
     }
 
+    /// Takes note of an accepted price.
+    #[inline]
+    fn priced(&mut self, shared: &mut Shared, price: Price) {
+        if let Some(last) = self.last_price.replace(price) {
+            let (last, moved) = (i128::from(last.0), i128::from(price.0) - i128::from(last.0));
+            shared.counts.price_jumps += i64::from(moved.abs() * 100 > last.abs() * JUMP_PERCENT);
+        }
+    }
+
     fn appear(&mut self, shared: &mut Shared) {
         if !self.seen {
             self.seen = true;
@@ -341,6 +358,7 @@ impl SymbolState {
             shared.touch(number, open_time, bucket);
         }
         bucket.push_trade(trade, gross);
+        self.priced(shared, trade.price);
         true
     }
 
@@ -373,6 +391,7 @@ impl SymbolState {
             shared.touch(self.number, *open_time, bucket);
         }
         bucket.insert_trade(trade, gross);
+        self.priced(shared, trade.price);
         self.appear(shared);
         self.release(shared, trade.key);
         Outcome::Accepted
@@ -387,6 +406,7 @@ impl SymbolState {
             shared.touch(number, open_time, bucket);
         }
         bucket.push_quote(quote, price);
+        price.into_iter().for_each(|price| self.priced(shared, price));
         self.latest(shared, quote);
         true
     }
@@ -414,6 +434,7 @@ impl SymbolState {
             shared.touch(self.number, *open_time, bucket);
         }
         bucket.insert_quote(quote, price);
+        price.into_iter().for_each(|price| self.priced(shared, price));
         self.latest(shared, quote);
         self.appear(shared);
         self.release(shared, quote.key);

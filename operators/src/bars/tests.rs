@@ -54,7 +54,7 @@ impl Desk {
         self.total.duplicate += output.counts.duplicate;
         self.total.dead += output.counts.dead;
         self.total.held += output.counts.held;
-        let Counts { accepted, duplicate, dead, held } = self.total;
+        let Counts { accepted, duplicate, dead, held, .. } = self.total;
         assert_eq!(self.records, accepted + duplicate + dead + held, "{:?}", self.total);
         assert!(held >= 0 && output.dead.len() as i64 == output.counts.dead, "{:?}", output.counts);
         assert!(output.dead.is_sorted_by_key(|d| d.cursor));
@@ -111,7 +111,8 @@ fn run(steps: Vec<Step>) -> (Desk, Vec<DeadLetter>) {
     for (i, (ticks, sealed, bar, (accepted, duplicate, refused, held))) in steps.into_iter().enumerate() {
         let output = desk.epoch(ticks, Some(T0 + sealed * S));
         assert_eq!(desk.bar("IBM", 0), bar, "step {i}");
-        assert_eq!(output.counts, Counts { accepted, duplicate, dead: refused, held }, "step {i}");
+        let price_jumps = output.counts.price_jumps;
+        assert_eq!(output.counts, Counts { accepted, duplicate, dead: refused, held, price_jumps }, "step {i}");
         dead.extend(output.dead);
     }
     (desk, dead)
@@ -659,4 +660,14 @@ fn the_operator_gives_each_symbol_to_one_worker() {
         let body = bar.body.unwrap();
         assert_eq!((body.open.0, body.close.0, body.count), (10 + n, 100 + n, 10));
     }
+}
+
+#[test]
+fn a_price_far_from_the_last_is_kept_and_counted() {
+    let mut desk = Desk::new();
+    let ticks =
+        vec![trade(0, 1, 100, 1), trade(1, 2, 110, 1), trade(2, 3, 122, 1), trade(2, 3, 122, 1), trade(3, 4, 100, 1)];
+    let counts = desk.epoch(ticks, None).counts;
+    // 110 is just 10 % above 100; 122 and the way back to 100 are further; the repeat is a duplicate and no price.
+    assert_eq!((counts.accepted, counts.duplicate, counts.dead, counts.price_jumps), (4, 1, 0, 2));
 }

@@ -51,7 +51,8 @@ fn everything(epoch: u64) -> ClosedEpoch {
         ],
     );
     closed.dead = vec![dead_letter(7, Reason::Late, b"{}")];
-    closed.totals = Totals { records_in: 10, accepted: 7, duplicate: 1, dead: 1, held: 1, unknown_fields: 2 };
+    closed.totals =
+        Totals { records_in: 10, accepted: 7, duplicate: 1, dead: 1, held: 1, unknown_fields: 2, price_jumps: 0 };
     closed.cursors = vec![(Partition::new("ticks.csv").unwrap(), u64::MAX - 3)];
     closed.progress = Progress { sealed_through: OPEN, closed_through: OPEN + 60 * SECOND };
     closed

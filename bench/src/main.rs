@@ -1,121 +1,132 @@
-//! Marea's benchmarks, each beside its baseline in the same run: `marea-bench all`, or `w1`, `w2`.
+//! Marea's benchmarks, each beside its baseline in the same run.
 //!
-//! Baseline and subject take turns, so that a machine whose speed drifts slows both; the ratio is of medians.
+//! ```text
+//! cargo run --release -p marea-bench -- all
+//! cargo run --release -p marea-bench -- w1 w3 --rounds 9 --format json
+//! ```
+//!
+//! Baseline and subject take turns, so that a machine whose speed drifts slows both; ratios are of medians, per second
+//! of wall time and per second of CPU time of all threads. Every sum is checked. One table at the end, on stdout; rows
+//! as they come, on stderr. What the parts are: [RESULTS.md](../RESULTS.md).
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod decode;
+mod desk;
+mod drive;
+mod files;
+mod latency;
+mod loops;
+mod measure;
+mod memory;
+mod reference;
+mod report;
 mod w1;
+mod w1_files;
 mod w2;
+mod w3;
 mod workload;
 
-use std::time::{Duration, Instant};
+use clap::{Parser, ValueEnum};
+use report::Report;
+use std::path::PathBuf;
 
-/// The rounds of each comparison.
-const ROUNDS: usize = 5;
+/// It counts what it gives out, for the part `memory`.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-struct Row {
-    what: String,
-    baseline: Vec<f64>,
-    subject: Vec<f64>,
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Part {
+    /// Every part.
+    All,
+    /// Ticks → bars and indicators, in memory.
+    W1,
+    /// The same from Parquet, CSV and Arrow files.
+    W1Files,
+    /// 400 strategies × 500,000 bars.
+    W2,
+    /// A bust, a late tick, an amend, with 1,000 strategies live.
+    W3,
+    /// Bytes a bar, a trade, a strategy; and whether they stay.
+    Memory,
+    /// One tick in, its effect out.
+    Latency,
+    /// JSON, CSV, Parquet and Arrow alone.
+    Decode,
 }
 
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted[sorted.len() / 2]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Output {
+    /// A table, in Markdown.
+    Table,
+    /// For machines.
+    Json,
 }
 
-impl Row {
-    /// Items a second, in millions.
-    fn print(&self, items: f64) {
-        let rate = |values: &[f64], pick: fn(&[f64]) -> f64| items / pick(values) / 1e6;
-        let least = |v: &[f64]| v.iter().copied().fold(f64::INFINITY, f64::min);
-        let most = |v: &[f64]| v.iter().copied().fold(0.0, f64::max);
-        println!(
-            "{:<44} {:>9.2} {:>9.2} {:>9.2} {:>9.2} {:>8.3}",
-            self.what,
-            rate(&self.baseline, median),
-            rate(&self.subject, median),
-            rate(&self.subject, most),
-            rate(&self.subject, least),
-            median(&self.baseline) / median(&self.subject)
-        );
+/// Marea's benchmarks, each beside its baseline.
+#[derive(Parser, Debug)]
+#[command(name = "marea-bench", version)]
+struct Options {
+    /// What to run.
+    #[arg(value_enum, default_value = "all")]
+    parts: Vec<Part>,
+    /// How often baseline and subject take turns; a report wants 5 at least.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=15))]
+    rounds: u16,
+    /// What to print in the end.
+    #[arg(long, value_enum, default_value = "table")]
+    format: Output,
+    /// Only the rows of W1 whose name holds this.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    only: String,
+    /// Smaller sizes, one round: whether it runs, and whether the sums are right.
+    #[arg(long)]
+    quick: bool,
+    /// How long the steady load of `memory` lasts.
+    #[arg(long, default_value_t = 10.0)]
+    minutes: f64,
+    /// How long each open loop of `latency` lasts.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    seconds: u64,
+    /// A built copy of shared/workloads/rustloop: its loops are run beside ours.
+    #[arg(long, value_name = "DIR")]
+    reference: Option<PathBuf>,
+    /// Where files are made (and removed again); else where the system makes them.
+    #[arg(long, value_name = "DIR")]
+    temp: Option<PathBuf>,
+}
+
+impl Options {
+    fn wants(&self, part: Part) -> bool {
+        self.parts.contains(&part) || self.parts.contains(&Part::All)
     }
-}
-
-fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
-    let begin = Instant::now();
-    let result = work();
-    (result, begin.elapsed())
-}
-
-fn header(title: &str) {
-    println!("\n{title}");
-    println!("{:<44} {:>9} {:>9} {:>9} {:>9} {:>8}", "M items/s", "baseline", "median", "min", "max", "ratio");
-}
-
-fn run_w1() -> anyhow::Result<()> {
-    const TRADES: usize = 5_000_000;
-    let trades = workload::trades(TRADES);
-    let rows: Vec<_> = trades.iter().map(|t| (t.time, t.symbol, t.price(), t.size())).collect();
-    header("W1: ticks → bars → five indicators, against a plain loop in memory");
-    for (bar, name) in [(1_000_000_000, "1 s bars"), (10_000_000, "10 ms bars")] {
-        for (per_epoch, workers) in [(100, 1), (1_000, 1), (10_000, 1), (65_536, 1), (10_000, 2)] {
-            let what = format!("{name}, {per_epoch} ticks an epoch, {workers} worker(s)");
-            let mut row = Row { what, baseline: Vec::new(), subject: Vec::new() };
-            for _ in 0..ROUNDS {
-                let (expected, took) = timed(|| w1::plain_loop(&rows, bar));
-                row.baseline.push(took.as_secs_f64());
-                let (sum, took) = w1::graph(&trades, bar, per_epoch, workers)?;
-                row.subject.push(took.as_secs_f64());
-                anyhow::ensure!(sum.agrees(&expected), "W1 checksum: {sum:?} is not the loop's {expected:?}");
-                if bar == 1_000_000_000 {
-                    anyhow::ensure!(sum.agrees(&w1::Checksum::expected()), "W1 checksum: {sum:?}");
-                }
-            }
-            row.print(TRADES as f64);
-        }
-    }
-    Ok(())
-}
-
-fn run_w2() -> anyhow::Result<()> {
-    let closes = workload::closes();
-    let prices: Vec<f64> = closes.iter().map(|c| *c as f64 / 10_000.0).collect();
-    let steps = (closes.len() * w2::variants().count()) as f64;
-    header("W2: 400 EMA-cross variants × 500,000 bars, against a plain loop a variant");
-    let row = |what: &str| Row { what: what.to_owned(), baseline: Vec::new(), subject: Vec::new() };
-    let (mut at_once, mut streaming) =
-        (row("variants added at once to the history"), row("one closed bar an epoch (5,000 bars)"));
-    let few = 5_000;
-    for _ in 0..ROUNDS {
-        let (expected, took) = timed(|| w2::plain_loop(&prices));
-        anyhow::ensure!(expected.agrees(&w2::Checksum::EXPECTED), "W2 checksum of the loop: {expected:?}");
-        at_once.baseline.push(took.as_secs_f64());
-        let (sum, took) = w2::added_at_once(&closes)?;
-        anyhow::ensure!(sum.agrees(&expected), "W2 checksum: {sum:?} is not the loop's {expected:?}");
-        at_once.subject.push(took.as_secs_f64());
-        streaming.baseline.push(took_plain(&prices[..few]));
-        streaming.subject.push(w2::bar_by_bar(&closes[..few])?.as_secs_f64());
-    }
-    at_once.print(steps);
-    streaming.print((few * w2::variants().count()) as f64);
-    Ok(())
-}
-
-fn took_plain(prices: &[f64]) -> f64 {
-    timed(|| std::hint::black_box(w2::plain_loop(prices))).1.as_secs_f64()
 }
 
 fn main() -> anyhow::Result<()> {
-    let part = std::env::args().nth(1).unwrap_or_else(|| "all".to_owned());
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    println!("{cores} cores");
-    match part.as_str() {
-        "all" => {
-            run_w1()?;
-            run_w2()
-        }
-        "w1" => run_w1(),
-        "w2" => run_w2(),
-        other => anyhow::bail!("unknown part {other:?}; known: all, w1, w2"),
+    let mut options = Options::parse();
+    if options.quick {
+        options.rounds = 1;
     }
+    let mut report = Report::new(usize::from(options.rounds), options.quick);
+    if let Some(folder) = &options.reference {
+        reference::run(&options, folder, &mut report)?;
+    }
+    type Run = fn(&Options, &mut Report) -> anyhow::Result<()>;
+    let parts: [(Part, Run); 7] = [
+        (Part::W1, w1::run),
+        (Part::W1Files, w1_files::run),
+        (Part::W2, w2::run),
+        (Part::W3, w3::run),
+        (Part::Latency, latency::run),
+        (Part::Decode, decode::run),
+        (Part::Memory, memory::run),
+    ];
+    for (_, run) in parts.iter().filter(|(part, _)| options.wants(*part)) {
+        run(&options, &mut report)?;
+    }
+    report.end();
+    match options.format {
+        Output::Table => println!("{}", report.table()),
+        Output::Json => println!("{}", report.json()?),
+    }
+    Ok(())
 }

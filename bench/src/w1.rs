@@ -1,303 +1,357 @@
 //! W1: 5,000,000 trades of 50 symbols → bars per symbol → EMA(12), EMA(26), RSI(14), ATR(14), Bollinger(20, 2) on each
 //! closed bar. The baseline is a plain loop over the trades in memory; the subject is the whole graph: a source thread
-//! that decodes and cuts, the channel, a worker, and a sink that counts and sums.
+//! that makes batches and cuts them, the channel, workers, and a sink that counts and sums.
 
-use crate::workload::{SYMBOLS, Trade};
-use marea::cutter::{Clock, Cutter, CutterConfig};
-use marea::dataflow::DataflowConfig;
-use marea::engine::{Engine, EngineConfig};
-use marea_model::cursor::Batch;
+use crate::drive::{Seen, Setup, arrow_batch, batches, each_row, replay};
+use crate::loops::{self, PlainTrade, W1Sum};
+use crate::measure::{Took, timed};
+use crate::report::{Goal, Report, Row};
+use crate::workload::{self, SYMBOLS, Trade};
+use crate::{Options, drive};
+use arrow_array::{
+    ArrayRef, DictionaryArray, Float64Array, Int32Array, RecordBatch, StringArray, TimestampNanosecondArray,
+    UInt64Array,
+};
+use marea_model::codec::{Decoded, arrow};
 use marea_model::num::fixed_to_f64;
-use marea_model::output::Change;
-use marea_model::{Cursor, Event, Instruments, Nanos, Output, Partition, Price, Record, Size, Symbol, Tick, Timeframe};
+use marea_model::output::ClosedEpoch;
+use marea_model::time::SECOND;
+use marea_model::{Bar, Cursor, Event, Nanos, Partition, Price, Record, Size, Symbol, Tick, Timeframe};
 use marea_operators::indicators::IndicatorSpec;
-use marea_sources::Input;
+use marea_sources::{BATCH_ROWS, Input};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-/// What every way of doing W1 must agree on.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Checksum {
-    /// Closed bars.
-    pub(crate) bars: u64,
-    /// Sum of their closes.
-    pub(crate) closes: f64,
-    /// Sum of their volumes.
-    pub(crate) volumes: f64,
-    /// Sums over the symbols of the last values: ema(12), ema(26), rsi(14), upper, lower band, atr(14).
-    pub(crate) last: [f64; 6],
-}
-
-impl Checksum {
-    /// Equal but for the order in which floats were added.
-    pub(crate) fn agrees(&self, other: &Checksum) -> bool {
-        let near = |a: f64, b: f64| (a - b).abs() <= 1e-6 * a.abs().max(1.0);
-        self.bars == other.bars
-            && near(self.closes, other.closes)
-            && near(self.volumes, other.volumes)
-            && self.last.iter().zip(&other.last).all(|(a, b)| near(*a, *b))
-    }
-
-    /// The figures that 5,000,000 trades and one-second bars must give.
-    pub(crate) fn expected() -> Checksum {
-        Checksum {
-            bars: 25_100,
-            closes: 4_810_898.20,
-            volumes: 25_000_444.222,
-            last: [9577.508383, 9572.052430, 2586.791015, 9623.730444, 9519.637556, 18.137838],
-        }
-    }
-}
-
+const PART: &str = "w1";
+const MILLIS_10: Nanos = 10_000_000;
 const SPECS: [&str; 5] = ["ema(12)", "ema(26)", "rsi(14)", "bollinger(20,2)", "atr(14)"];
 
-fn specs() -> Vec<IndicatorSpec> {
-    SPECS.iter().filter_map(|s| s.parse().ok()).collect()
+/// The graph of W1.
+pub(crate) fn setup(bar: Nanos, max_ticks: usize, workers: usize) -> anyhow::Result<Setup> {
+    let timeframe = Timeframe::new(bar)?;
+    let specs: Vec<IndicatorSpec> = SPECS.iter().map(|s| s.parse()).collect::<Result<_, _>>()?;
+    // So short that logs seal during the run, and their memory is used again, as it is after a day.
+    let lateness = 120 * SECOND;
+    Ok(Setup { indicators: vec![(timeframe, specs)], max_ticks, workers, lateness, ..Setup::plain(timeframe) })
 }
 
-#[derive(Clone, Copy, Default)]
-struct Open {
-    high: f64,
-    low: f64,
-    close: f64,
-    volume: f64,
-    count: u32,
+/// The names of W1's symbols.
+pub(crate) fn symbols() -> anyhow::Result<Vec<Symbol>> {
+    Ok((0..SYMBOLS).map(|k| Symbol::new(&format!("S{k:02}"))).collect::<Result<_, _>>()?)
 }
 
-/// The five indicators, as small running states: what one would write by hand.
-#[derive(Clone)]
-struct Five {
-    seen: u32,
-    previous: f64,
-    ema: [(f64, f64); 2],
-    gain: f64,
-    loss: f64,
-    atr: f64,
-    window: [f64; 20],
-    base: f64,
-    sum: f64,
-    squares: f64,
-    out: [f64; 6],
+/// A trade of W1 as a tick; its index is its seq.
+pub(crate) fn tick(i: usize, trade: &Trade, symbols: &[Symbol]) -> Tick {
+    let event = Event::Trade { price: Price(trade.price * 1_000_000), size: Size(i64::from(trade.size) * 100_000) };
+    Tick { symbol: symbols[trade.symbol as usize], event_time: trade.time, seq: i as u64, event }
 }
 
-impl Five {
-    fn new() -> Self {
-        Five {
-            seen: 0,
-            previous: 0.0,
-            ema: [(0.0, f64::NAN); 2],
-            gain: 0.0,
-            loss: 0.0,
-            atr: 0.0,
-            window: [0.0; 20],
-            base: 0.0,
-            sum: 0.0,
-            squares: 0.0,
-            out: [f64::NAN; 6],
-        }
+/// Trades as the plain loop wants them.
+pub(crate) fn plain(trades: &[Trade]) -> Vec<PlainTrade> {
+    trades.iter().map(|t| (t.time, t.symbol, t.price(), t.size())).collect()
+}
+
+/// Open time, close and volume.
+type ClosedBar = (Nanos, f64, f64);
+
+/// The sink: counts and sums.
+#[derive(Default)]
+pub(crate) struct Sink {
+    sum: W1Sum,
+    /// Of each symbol: the last bar, and its values.
+    last: HashMap<Symbol, (Nanos, [f64; 6])>,
+    /// Of each symbol its closed bars, where bars may be replaced after they have closed.
+    bars: Option<HashMap<Symbol, Vec<ClosedBar>>>,
+}
+
+impl Sink {
+    /// A sink for bars that change after they have closed.
+    fn correcting() -> Self {
+        Sink { bars: Some(HashMap::new()), ..Sink::default() }
     }
 
-    #[inline]
-    fn push(&mut self, bar: &Open) {
-        let (n, x) = (self.seen + 1, bar.close);
-        for (slot, period) in [12_u32, 26].into_iter().enumerate() {
-            let (sum, value) = &mut self.ema[slot];
-            if n > period {
-                *value += 2.0 / f64::from(period + 1) * (x - *value);
-            } else {
-                *sum += x;
-                if n == period {
-                    *value = *sum / f64::from(period);
+    /// Takes an epoch.
+    pub(crate) fn take(&mut self, closed: &ClosedEpoch) {
+        each_row(closed, |seen| match seen {
+            Seen::Bar(bar) if bar.closed => self.bar(bar),
+            Seen::NoBar(bar) if bar.closed => self.no_bar(bar),
+            Seen::Indicators { symbol, names, open_times, values } => {
+                // Of the values only the last ones of a symbol are summed; all are there to be read.
+                let Some(open_time) = open_times.last() else { return };
+                for (name, value) in names.iter().zip(&values[values.len() - names.len()..]) {
+                    if !value.is_nan() {
+                        self.value(symbol, *open_time, name, *value);
+                    }
                 }
             }
-            self.out[slot] = *value;
+            Seen::Indicator { symbol, open_time, name, value } => self.value(symbol, open_time, name, value),
+            _ => {}
+        });
+    }
+
+    fn value(&mut self, symbol: Symbol, open_time: Nanos, name: &str, value: f64) {
+        let slot = match name {
+            "ema(12)" => 0,
+            "ema(26)" => 1,
+            "rsi(14)" => 2,
+            "bollinger(20,2).upper" => 3,
+            "bollinger(20,2).lower" => 4,
+            "atr(14)" => 5,
+            _ => return,
+        };
+        let last = self.last.entry(symbol).or_insert((Nanos::MIN, [0.0; 6]));
+        // A corrected bar may not be the last.
+        if open_time >= last.0 {
+            last.0 = open_time;
+            last.1[slot] = value;
         }
-        if n == 1 {
-            self.base = x;
-        } else {
-            let move_ = x - self.previous;
-            let (gain, loss) = (move_.max(0.0), (-move_).max(0.0));
-            let range = (bar.high - bar.low).max((bar.high - self.previous).abs()).max((bar.low - self.previous).abs());
-            if n > 15 {
-                self.gain = (self.gain * 13.0 + gain) / 14.0;
-                self.loss = (self.loss * 13.0 + loss) / 14.0;
-                self.atr = (self.atr * 13.0 + range) / 14.0;
-            } else {
-                self.gain += gain;
-                self.loss += loss;
-                self.atr += range;
-                if n == 15 {
-                    self.gain /= 14.0;
-                    self.loss /= 14.0;
-                    self.atr /= 14.0;
-                }
-            }
-            if n >= 15 {
-                let both = self.gain + self.loss;
-                self.out[2] = if both > 0.0 { 100.0 * self.gain / both } else { 0.0 };
-                self.out[5] = self.atr;
-            }
+    }
+
+    fn bar(&mut self, bar: &Bar) {
+        let (close, volume) = (bar.body.close.to_f64(bar.scale), fixed_to_f64(bar.body.volume, 8));
+        let Some(bars) = &mut self.bars else {
+            self.sum.bars += 1;
+            self.sum.closes += close;
+            self.sum.volumes += volume;
+            return;
+        };
+        let bars = bars.entry(bar.symbol).or_default();
+        match bars.binary_search_by_key(&bar.open_time, |(open, ..)| *open) {
+            Ok(i) => bars[i] = (bar.open_time, close, volume),
+            Err(i) => bars.insert(i, (bar.open_time, close, volume)),
         }
-        let slot = (self.seen % 20) as usize;
-        let (y, old) = (x - self.base, self.window[slot]);
-        self.window[slot] = y;
-        self.sum += y - old;
-        self.squares += y * y - old * old;
-        if n >= 20 {
-            let mean = self.sum / 20.0;
-            let deviation = (self.squares / 20.0 - mean * mean).max(0.0).sqrt();
-            self.out[3] = mean + self.base + 2.0 * deviation;
-            self.out[4] = mean + self.base - 2.0 * deviation;
+    }
+
+    fn no_bar(&mut self, bar: &Bar) {
+        if let Some(bars) = self.bars.as_mut().and_then(|b| b.get_mut(&bar.symbol)) {
+            bars.retain(|(open, ..)| *open != bar.open_time);
         }
-        self.previous = x;
-        self.seen = n;
+    }
+
+    /// What it has found.
+    pub(crate) fn sum(mut self) -> W1Sum {
+        for (_, close, volume) in self.bars.iter().flat_map(HashMap::values).flatten() {
+            self.sum.bars += 1;
+            self.sum.closes += close;
+            self.sum.volumes += volume;
+        }
+        for (_, values) in self.last.values() {
+            self.sum.last.iter_mut().zip(values).for_each(|(total, value)| *total += value);
+        }
+        self.sum
     }
 }
 
-/// The baseline: one loop over trades in memory.
-pub(crate) fn plain_loop(trades: &[(i64, u32, f64, f64)], bar: Nanos) -> Checksum {
-    fn close_all(open: &mut [Open], fives: &mut [Five], sum: &mut Checksum) {
-        for (bar, five) in open.iter_mut().zip(fives) {
-            if bar.count > 0 {
-                five.push(bar);
-                sum.bars += 1;
-                sum.closes += bar.close;
-                sum.volumes += bar.volume;
-                bar.count = 0;
-            }
-        }
-    }
-    let mut open = vec![Open::default(); SYMBOLS];
-    let mut fives = vec![Five::new(); SYMBOLS];
-    let mut sum = Checksum::default();
-    let mut end = i64::MIN;
-    for &(time, symbol, price, size) in trades {
-        if time >= end {
-            close_all(&mut open, &mut fives, &mut sum);
-            end = time - time.rem_euclid(bar) + bar;
-        }
-        let bar = &mut open[symbol as usize];
-        if bar.count == 0 {
-            *bar = Open { high: price, low: price, close: price, volume: size, count: 1 };
-        } else {
-            if price > bar.high {
-                bar.high = price;
-            }
-            if price < bar.low {
-                bar.low = price;
-            }
-            bar.close = price;
-            bar.volume += size;
-            bar.count += 1;
-        }
-    }
-    close_all(&mut open, &mut fives, &mut sum);
-    for five in &fives {
-        for (total, value) in sum.last.iter_mut().zip(five.out) {
-            *total += value;
-        }
-    }
-    sum
+/// The subject over what arrives. Gives what it found and how long it took from the first tick to the last epoch.
+fn graph(setup: &Setup, inputs: impl Iterator<Item = Input> + Send, mut sink: Sink) -> anyhow::Result<(W1Sum, Took)> {
+    let took = replay(setup, inputs, |closed| sink.take(closed))?;
+    Ok((sink.sum(), took))
 }
 
-fn record(i: usize, trade: &Trade, symbols: &[Symbol], partition: Partition) -> Record {
-    Record {
-        cursor: Cursor { partition, offset: i as u64, row: 0 },
-        tick: Tick {
-            symbol: symbols[trade.symbol as usize],
-            event_time: trade.time,
-            seq: i as u64,
-            event: Event::Trade { price: Price(trade.price * 1_000_000), size: Size(i64::from(trade.size) * 100_000) },
-        },
+/// The data of W1, in the forms that it is read in.
+struct Data {
+    trades: Vec<Trade>,
+    plain: Vec<PlainTrade>,
+    symbols: Vec<Symbol>,
+    partition: Partition,
+}
+
+impl Data {
+    fn record(&self, i: usize, tick: Tick) -> Record {
+        Record { cursor: Cursor { partition: self.partition, offset: i as u64, row: 0 }, tick }
+    }
+
+    /// As Arrow record batches in memory, which the source decodes: names in dictionaries, numbers as doubles.
+    fn in_dictionaries(&self, arrivals: impl Iterator<Item = (usize, bool)>) -> anyhow::Result<Vec<RecordBatch>> {
+        let arrivals: Vec<(usize, bool)> = arrivals.collect();
+        let names: ArrayRef = Arc::new(StringArray::from_iter_values(self.symbols.iter().map(|s| s.as_str())));
+        let kinds: ArrayRef = Arc::new(StringArray::from(vec!["trade", "bust"]));
+        let batch = |rows: &[(usize, bool)]| -> anyhow::Result<RecordBatch> {
+            let trades = || rows.iter().map(|(i, bust)| (&self.trades[*i], *bust));
+            let number = |value: fn(&Trade) -> f64| -> ArrayRef {
+                Arc::new(trades().map(|(t, bust)| (!bust).then(|| value(t))).collect::<Float64Array>())
+            };
+            let symbol = trades().map(|(t, _)| t.symbol as i32).collect::<Int32Array>();
+            let kind = trades().map(|(_, bust)| i32::from(bust)).collect::<Int32Array>();
+            let times = TimestampNanosecondArray::from_iter_values(trades().map(|(t, _)| t.time)).with_timezone("UTC");
+            let columns: [(&str, ArrayRef); 6] = [
+                ("event_time", Arc::new(times)),
+                ("symbol", Arc::new(DictionaryArray::try_new(symbol, names.clone())?)),
+                ("seq", Arc::new(rows.iter().map(|(i, _)| *i as u64).collect::<UInt64Array>())),
+                ("kind", Arc::new(DictionaryArray::try_new(kind, kinds.clone())?)),
+                ("price", number(Trade::price)),
+                ("size", number(Trade::size)),
+            ];
+            Ok(RecordBatch::try_from_iter(columns)?)
+        };
+        arrivals.chunks(BATCH_ROWS).map(batch).collect()
+    }
+
+    /// The same in the columns that our encoder writes: names as texts.
+    fn as_encoded(&self, setup: &Setup) -> Vec<RecordBatch> {
+        let ticks: Vec<Tick> = self.trades.iter().enumerate().map(|(i, t)| tick(i, t, &self.symbols)).collect();
+        ticks.chunks(BATCH_ROWS).map(|ticks| arrow::encode(ticks, &setup.instruments)).collect()
+    }
+
+    fn batches_from<'a>(&'a self, setup: &Setup, rows: &'a [RecordBatch]) -> impl Iterator<Item = Input> + Send + 'a {
+        let (decoder, mut decoded, mut offset) = (setup.decoder(), Decoded::default(), 0);
+        let count: usize = rows.iter().map(RecordBatch::num_rows).sum();
+        let start = std::iter::once(Input::Start { partition: self.partition });
+        start.chain(rows.iter().map(move |rows| {
+            let first = Cursor { partition: self.partition, offset, row: 0 };
+            offset += rows.num_rows() as u64;
+            arrow_batch(&decoder, rows, first, offset == count as u64, &mut decoded)
+        }))
+    }
+
+    /// 1 % late, 0.1 % busted; and what stands in the end, in order.
+    fn disordered(&self) -> (Vec<(u32, bool)>, Vec<PlainTrade>) {
+        let arrivals = workload::disorder(&self.trades);
+        let mut stands = vec![true; self.trades.len()];
+        arrivals.iter().filter(|(_, bust)| *bust).for_each(|(i, _)| stands[*i as usize] = false);
+        let clean = self.plain.iter().zip(&stands).filter(|(_, stands)| **stands).map(|(trade, _)| *trade).collect();
+        (arrivals, clean)
     }
 }
 
-/// The subject: the whole graph. Gives what it found and how long it took from the first tick to the last epoch.
-pub(crate) fn graph(
-    trades: &[Trade],
+/// Runs W1 in memory.
+pub(crate) fn run(options: &Options, report: &mut Report) -> anyhow::Result<()> {
+    let count = if options.quick { 500_000 } else { 5_000_000 };
+    let trades = workload::trades(count);
+    let data = Data { plain: plain(&trades), trades, symbols: symbols()?, partition: Partition::new("w1")? };
+    fewer(&data)?;
+    let rows = data.in_dictionaries((0..count).map(|i| (i, false)))?;
+    for (bar, name) in [(SECOND, "1 s bars"), (MILLIS_10, "10 ms bars")] {
+        for (per_epoch, goal) in [(100, 0.1), (1_000, 0.25), (10_000, 0.5), (65_536, 0.0)] {
+            let what = format!("{name}, {per_epoch} ticks an epoch");
+            if !what.contains(&options.only) {
+                continue;
+            }
+            let row = against_loop(options, &data, &rows, bar, per_epoch, &what)?;
+            let asked = per_epoch == 10_000 || (bar == SECOND && per_epoch < 10_000);
+            report.add(if asked { row.goal(Goal::RatioAtLeast(goal)) } else { row });
+        }
+        let what = format!("{name}, 10000 ticks an epoch, two workers against one");
+        if !what.contains(&options.only) {
+            continue;
+        }
+        let (mut one, mut two) = (Vec::new(), Vec::new());
+        for _ in 0..options.rounds {
+            for (workers, took) in [(1, &mut one), (2, &mut two)] {
+                let setup = setup(bar, 10_000, workers)?;
+                let (sum, t) = graph(&setup, data.batches_from(&setup, &rows), Sink::default())?;
+                sum.check(count, bar)?;
+                took.push(t);
+            }
+        }
+        report.add(Row::rate(PART, what, count as f64, &one, &two).goal(Goal::RatioAtLeast(1.6)));
+    }
+    from_arrow(options, &data, report)?;
+    for per_epoch in [10_000, 1_000] {
+        with_faults(options, &data, per_epoch, report)?;
+    }
+    Ok(())
+}
+
+/// The first 500,000 ticks have a checksum of their own.
+fn fewer(data: &Data) -> anyhow::Result<()> {
+    const FEW: usize = 500_000;
+    loops::w1(&data.plain[..FEW], SECOND).check(FEW, SECOND)?;
+    let inputs = batches(data.partition, FEW, |i| data.record(i, tick(i, &data.trades[i], &data.symbols)));
+    graph(&setup(SECOND, 10_000, 1)?, inputs, Sink::default())?.0.check(FEW, SECOND)
+}
+
+fn against_loop(
+    options: &Options,
+    data: &Data,
+    rows: &[RecordBatch],
     bar: Nanos,
     per_epoch: usize,
-    workers: usize,
-) -> anyhow::Result<(Checksum, Duration)> {
-    let symbols = (0..SYMBOLS).map(|k| Symbol::new(&format!("S{k:02}"))).collect::<Result<Vec<_>, _>>()?;
-    let partition = Partition::new("w1")?;
-    let timeframe = Timeframe::new(bar)?;
-    let instruments = Arc::new(Instruments::default());
-    let dataflow = DataflowConfig {
-        timeframes: vec![timeframe],
-        indicators: vec![(timeframe, specs())],
-        instruments: instruments.clone(),
-    };
-    let engine = Engine::start(&EngineConfig { workers, dataflow })?;
-    let outputs = engine.outputs().clone();
-    let mut cutter = Cutter::new(CutterConfig {
-        clock: Clock::Event,
-        lateness: 600_000_000_000,
-        max_ticks: per_epoch,
-        timeframes: vec![timeframe],
-        instruments,
-    });
-    let begin = Instant::now();
-    let sum = std::thread::scope(|scope| -> anyhow::Result<Checksum> {
-        scope.spawn(move || {
-            cutter.push(Input::Start { partition }, 0);
-            for (chunk_index, chunk) in trades.chunks(per_epoch).enumerate() {
-                let first = chunk_index * per_epoch;
-                let records =
-                    chunk.iter().enumerate().map(|(i, t)| record(first + i, t, &symbols, partition)).collect();
-                let upper = (first + chunk.len()) as u64;
-                let batch = Batch {
-                    partition,
-                    records,
-                    rejects: Vec::new(),
-                    accounts: Vec::new(),
-                    unknown_fields: 0,
-                    upper,
-                    at_end: upper == trades.len() as u64,
-                    receive_time: 0,
-                };
-                cutter.push(Input::Batch(batch), 0);
-                while let Some(cut) = cutter.cut(0) {
-                    if engine.submit(cut).is_err() {
-                        return;
-                    }
-                }
-            }
-            cutter.push(Input::Finished { partition }, 0);
-            // A dead engine shows as a missing checksum.
-            let _ = engine.submit(cutter.finish(None));
-        });
-        let mut sum = Checksum::default();
-        let mut last: HashMap<(Symbol, Arc<str>), f64> = HashMap::new();
-        for closed in outputs {
-            for change in closed.changes {
-                match change {
-                    Change::Upsert(Output::Bar(bar)) if bar.closed => {
-                        sum.bars += 1;
-                        sum.closes += bar.body.close.to_f64(bar.scale);
-                        sum.volumes += fixed_to_f64(bar.body.volume, 8);
-                    }
-                    Change::Upsert(Output::Indicator(row)) => {
-                        last.insert((row.symbol, row.name), row.value.0);
-                    }
-                    _ => {}
-                }
-            }
-        }
-        for ((_, name), value) in last {
-            let slot = match &*name {
-                "ema(12)" => 0,
-                "ema(26)" => 1,
-                "rsi(14)" => 2,
-                "bollinger(20,2).upper" => 3,
-                "bollinger(20,2).lower" => 4,
-                "atr(14)" => 5,
-                _ => continue,
-            };
-            sum.last[slot] += value;
-        }
-        Ok(sum)
-    })?;
-    Ok((sum, begin.elapsed()))
+    what: &str,
+) -> anyhow::Result<Row> {
+    let (mut base, mut subject) = (Vec::new(), Vec::new());
+    for _ in 0..options.rounds {
+        let (expected, took) = timed(|| loops::w1(&data.plain, bar));
+        expected.check(data.trades.len(), bar)?;
+        base.push(took);
+        let setup = setup(bar, per_epoch, 1)?;
+        let (sum, took) = graph(&setup, data.batches_from(&setup, rows), Sink::default())?;
+        agree(&sum, &expected)?;
+        subject.push(took);
+    }
+    Ok(Row::rate(PART, what, data.trades.len() as f64, &base, &subject))
+}
+
+/// An error unless both agree.
+pub(crate) fn agree(sum: &W1Sum, expected: &W1Sum) -> anyhow::Result<()> {
+    anyhow::ensure!(sum.agrees(expected), "W1 checksum: {sum:?} is not the loop's {expected:?}");
+    Ok(())
+}
+
+fn from_arrow(options: &Options, data: &Data, report: &mut Report) -> anyhow::Result<()> {
+    let what = "1 s bars, 10000 ticks an epoch, names as texts";
+    if !what.contains(&options.only) {
+        return Ok(());
+    }
+    let setup = setup(SECOND, 10_000, 1)?;
+    let rows = data.as_encoded(&setup);
+    let (mut base, mut same, mut subject) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..options.rounds {
+        let (expected, took) = timed(|| loops::w1(&data.plain, SECOND));
+        base.push(took);
+        let (sum, took) = crate::measure::try_timed(|| decoding_loop(&setup, data.partition, &rows))?;
+        agree(&sum, &expected)?;
+        same.push(took);
+        let (sum, took) = graph(&setup, data.batches_from(&setup, &rows), Sink::default())?;
+        agree(&sum, &expected)?;
+        subject.push(took);
+    }
+    let count = data.trades.len() as f64;
+    let row = Row::rate(PART, format!("{what}, against the loop over doubles"), count, &base, &subject);
+    report.add(row.goal(Goal::RatioAtLeast(0.5)));
+    let what = format!("{what}, against the loop with the same decoder");
+    report.add(Row::rate(PART, what, count, &same, &subject).goal(Goal::RatioAtLeast(0.5)));
+    Ok(())
+}
+
+/// The baseline with the decoder of the subject.
+fn decoding_loop(setup: &Setup, partition: Partition, rows: &[RecordBatch]) -> anyhow::Result<W1Sum> {
+    let (decoder, mut decoded, mut plain) = (setup.decoder(), Decoded::default(), loops::W1Loop::new(SECOND));
+    for rows in rows {
+        let first = Cursor { partition, offset: 0, row: 0 };
+        arrow::decode_batch(&decoder, rows, first, arrow::RowsAre::Offsets, 0, &mut decoded);
+        into_loop(&mut decoded, &mut plain)?;
+    }
+    Ok(plain.finish())
+}
+
+/// Hands decoded trades to the plain loop. How many.
+pub(crate) fn into_loop(decoded: &mut Decoded, plain: &mut loops::W1Loop) -> anyhow::Result<usize> {
+    drive::each_trade(decoded, |symbol, time, price, size| {
+        // `S00` to `S49`.
+        let name = symbol.as_str().as_bytes();
+        let number = usize::from(name[1] - b'0') * 10 + usize::from(name[2] - b'0');
+        plain.trade(time, number, price as f64 / 1e8, size as f64 / 1e8);
+    })
+}
+
+fn with_faults(options: &Options, data: &Data, per_epoch: usize, report: &mut Report) -> anyhow::Result<()> {
+    let what = format!("1 s bars, {per_epoch} ticks an epoch, 1 % late by up to 60 s, 0.1 % busted");
+    if !what.contains(&options.only) {
+        return Ok(());
+    }
+    let (arrivals, clean) = data.disordered();
+    let rows = data.in_dictionaries(arrivals.iter().map(|(i, bust)| (*i as usize, *bust)))?;
+    let setup = setup(SECOND, per_epoch, 1)?;
+    let (mut base, mut subject) = (Vec::new(), Vec::new());
+    for _ in 0..options.rounds {
+        let (expected, took) = timed(|| loops::w1(&clean, SECOND));
+        base.push(took);
+        let (sum, took) = graph(&setup, data.batches_from(&setup, &rows), Sink::correcting())?;
+        agree(&sum, &expected)?;
+        subject.push(took);
+    }
+    let row = Row::rate_of(PART, what, (clean.len() as f64, &base), (arrivals.len() as f64, &subject));
+    report.add(row.goal(Goal::RatioAtLeast(0.1)).note("lateness 2 min"));
+    Ok(())
 }

@@ -102,11 +102,11 @@ pub(crate) fn trades(count: usize) -> Vec<Trade> {
     trades
 }
 
-/// W2's 500,000 one-minute bars: closes in units of 1e-4. (Opens, highs and lows are drawn, and not used by W2.)
-pub(crate) fn closes() -> Vec<i64> {
+/// W2's one-minute bars (500,000 of them): closes in units of 1e-4. (Opens, highs and lows are drawn, and not used by W2.)
+pub(crate) fn closes(count: usize) -> Vec<i64> {
     let mut random = Random::new(42 ^ 0xba55);
     let (mut price, mut drift, mut left) = (100.0_f64, 0.0, 0_u64);
-    (0..500_000)
+    (0..count)
         .map(|_| {
             if left == 0 {
                 left = 50 + random.bits() % 400;
@@ -121,4 +121,53 @@ pub(crate) fn closes() -> Vec<i64> {
             (price * 10_000.0).round() as i64
         })
         .collect()
+}
+
+/// What arrives of W1's trades: `(trade, whether this is its bust)`, as indexes into the trades, in order of arrival.
+/// 1 % come late by up to a minute of event time, 0.1 % are busted 1 to 30 s after they came.
+pub(crate) fn disorder(trades: &[Trade]) -> Vec<(u32, bool)> {
+    const S: u64 = 1_000_000_000;
+    let mut random = Random::new(7);
+    let mut arrivals: Vec<(i64, u32, bool)> = Vec::with_capacity(trades.len() + trades.len() / 500);
+    for (i, trade) in trades.iter().enumerate() {
+        let dice = random.bits() % 1000;
+        let late = if dice < 10 { (random.bits() % (60 * S)) as i64 } else { 0 };
+        arrivals.push((trade.time + late, i as u32, false));
+        if dice == 500 {
+            arrivals.push((trade.time + late + (S + random.bits() % (29 * S)) as i64, i as u32, true));
+        }
+    }
+    arrivals.sort_by_key(|(at, ..)| *at);
+    arrivals.into_iter().map(|(_, i, bust)| (i, bust)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loop_over_half_a_million_trades_gives_the_known_sums() {
+        let plain = crate::w1::plain(&trades(500_000));
+        crate::loops::w1(&plain, 1_000_000_000).check(plain.len(), 1_000_000_000).unwrap();
+    }
+
+    #[test]
+    fn one_in_a_hundred_is_late_and_one_in_a_thousand_is_busted_after_it_came() {
+        let trades = trades(100_000);
+        let arrivals = disorder(&trades);
+        let busts = arrivals.iter().filter(|(_, bust)| *bust).count();
+        assert!((50..200).contains(&busts), "{busts}");
+        let mut came = vec![false; trades.len()];
+        let (mut greatest, mut late) = (0, 0);
+        for (i, bust) in arrivals {
+            assert_eq!(came[i as usize], bust, "trade {i}");
+            came[i as usize] = true;
+            if !bust {
+                late += usize::from(i < greatest);
+                greatest = greatest.max(i);
+            }
+        }
+        assert!(came.into_iter().all(|came| came));
+        assert!((500..2_000).contains(&late), "{late}");
+    }
 }

@@ -24,7 +24,7 @@ pub fn cursor() -> Cursor {
 
 /// Every accepted tick reads back as itself, however it is written; every reject says what is wrong.
 pub fn check(out: &Decoded) {
-    let ticks: Vec<Tick> = out.records.iter().map(|record| record.tick.clone()).collect();
+    let ticks: Vec<Tick> = out.records.iter().map(|record| record.tick).collect();
     let mut again = Decoded::default();
     for tick in &ticks {
         json::decode(&DECODER, &json::encode(tick, &DECODER.instruments), cursor(), 0, &mut again);
@@ -47,7 +47,7 @@ pub fn check(out: &Decoded) {
 
 fn assert_same(ticks: &[Tick], again: &mut Decoded) {
     assert_eq!((&again.rejects, again.unknown_fields), (&vec![], 0));
-    assert!(again.records.iter().map(|record| &record.tick).eq(ticks), "{:?} is not {ticks:?}", again.records);
+    assert!(again.records.iter().map(|record| record.tick).eq(ticks.iter().cloned()), "{:?} is not {ticks:?}", again.records);
     again.clear();
 }
 

@@ -51,15 +51,14 @@ mod sizing;
 mod tests;
 
 use crate::bars::{Quote, QuoteUpdate};
-use crate::epochs::{EpochOperator, EpochStream};
+use crate::epochs::{Clock, EpochOperator, EpochStream};
 use crate::windows::{Timers, first_ms_after};
 use judge::{Answer, Facts, PatternWindows, Reading, Standing, Watch};
 use marea_model::live::{ConfigUpdate, LiveConfig, Pattern, PolicyState, Role, Touched};
 use marea_model::time::now_ns;
 use marea_model::verdict::Intent;
 use marea_model::{
-    AccountId, AccountSnapshot, Epoch, Instrument, Instruments, Nanos, Progress, Recommendation, Symbol, Timeframe,
-    Verdict,
+    AccountId, AccountSnapshot, Epoch, Instrument, Instruments, Nanos, Recommendation, Symbol, Timeframe, Verdict,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -591,26 +590,21 @@ impl Gate {
     }
 }
 
-/// The operator: recommendations and quotes routed to the worker of their symbol; every worker is given all snapshots
-/// and all of the configuration.
+/// The operator: recommendations and quotes routed to the worker of their symbol.
 pub fn gate<'scope>(
-    clock: EpochStream<'scope, Progress>,
+    clock: Clock<'scope>,
     recommendations: EpochStream<'scope, (Arc<Recommendation>, i64)>,
     quotes: EpochStream<'scope, QuoteUpdate>,
-    accounts: EpochStream<'scope, AccountSnapshot>,
-    config: EpochStream<'scope, ConfigUpdate>,
     mut kernel: Gate,
 ) -> EpochStream<'scope, (Arc<Verdict>, i64)> {
     let mut operator = EpochOperator::new("gate", clock);
     // Recommendations are made where their symbol lives; rows shared by pointer never leave a worker.
     let recommendations = operator.input(recommendations, Pipeline);
     let quotes = operator.input(quotes, Exchange::new(|quote: &QuoteUpdate| quote.symbol.stable_hash()));
-    let accounts = operator.input(accounts, Pipeline);
-    let config = operator.input(config, Pipeline);
     let (verdicts, stream) = operator.output();
-    operator.build(move |epoch, _| {
-        let config = config.take();
-        verdicts.give_vec(kernel.epoch(epoch, recommendations.take(), quotes.take(), accounts.take(), &config));
+    operator.build(move |epoch, feed| {
+        let accounts = feed.accounts.clone();
+        verdicts.give_vec(kernel.epoch(epoch, recommendations.take(), quotes.take(), accounts, &feed.config));
     });
     stream
 }

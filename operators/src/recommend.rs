@@ -48,19 +48,17 @@
 //! # Ok::<(), marea_model::name::NameError>(())
 //! ```
 
-use crate::epochs::{EpochOperator, EpochStream};
+use crate::epochs::{Clock, EpochOperator, EpochStream};
 use crate::explain;
 use crate::windows::{Timers, first_ms_from};
 use marea_model::live::{ConfigUpdate, LiveConfig, Pattern, Touched};
 use marea_model::num::pow10;
 use marea_model::recommendation::{Action, Contribution, DecisionBar, Status, Vote, reason_names};
 use marea_model::time::{now_ms, now_ns};
-use marea_model::{
-    Decimal, Epoch, F64, Instrument, Instruments, Nanos, Progress, Recommendation, StrategyId, Symbol, Timeframe,
-};
+use marea_model::{Decimal, Epoch, F64, Instrument, Instruments, Nanos, Recommendation, StrategyId, Symbol, Timeframe};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::channels::pact::Exchange;
 
 /// Trailing trades from which a strategy is proven.
 pub const PROVEN_TRADES: u64 = 10;
@@ -386,23 +384,20 @@ impl Recommend {
     }
 }
 
-/// The operator: contributions and decision bars routed to the worker of their symbol, the configuration given to all.
+/// The operator: contributions and decision bars routed to the worker of their symbol.
 pub fn recommend<'scope>(
-    clock: EpochStream<'scope, Progress>,
+    clock: Clock<'scope>,
     contributions: EpochStream<'scope, (Contribution, i64)>,
     decisions: EpochStream<'scope, (DecisionBar, i64)>,
-    config: EpochStream<'scope, ConfigUpdate>,
     mut kernel: Recommend,
 ) -> EpochStream<'scope, (Arc<Recommendation>, i64)> {
     let mut operator = EpochOperator::new("recommend", clock);
     let route = |(row, _): &(Contribution, i64)| row.symbol.stable_hash();
     let contributions = operator.input(contributions, Exchange::new(route));
     let decisions = operator.input(decisions, Exchange::new(|(bar, _): &(DecisionBar, i64)| bar.symbol.stable_hash()));
-    let config = operator.input(config, Pipeline);
     let (recommendations, stream) = operator.output();
-    operator.build(move |epoch, _| {
-        let config = config.take();
-        recommendations.give_vec(kernel.epoch(epoch, contributions.take(), decisions.take(), &config));
+    operator.build(move |epoch, feed| {
+        recommendations.give_vec(kernel.epoch(epoch, contributions.take(), decisions.take(), &feed.config));
     });
     stream
 }

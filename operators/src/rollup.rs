@@ -6,8 +6,9 @@
 //!  closed_through ──► timers ──► bars that close                    one that divides it; what folds is associative
 //! ```
 //!
-//! * Key: (symbol, timeframe, open_time). Corrects: one [`BarChange`] a key an epoch, old against new, only if they
-//!   differ; ordered by (symbol, timeframe, open_time).
+//! * Key: (symbol, timeframe). Corrects: one [`LevelChange`] a key an epoch. Nearly always only the end of a history
+//!   changes ([`How::Tail`]): the newest open bar has another body, bars are appended, bars close. Anything else is a list
+//!   of bars, old against new ([`How::Rewritten`]).
 //! * Closed: `open_time + timeframe ≤ closed_through`. A closed bar that changes stays closed; one that appears in the
 //!   past is closed at once.
 //! * A bar with a sum that leaves i128 or u64 stands in no timeframe above its children: it is left out, like a gap,
@@ -84,6 +85,39 @@ struct Prefix {
     fold: Option<BarBody>,
 }
 
+/// What became of the bars of one symbol and timeframe in an epoch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LevelChange {
+    /// The instrument.
+    pub symbol: Symbol,
+    /// The bars' length.
+    pub timeframe: Timeframe,
+    /// Digits after the point of their prices.
+    pub scale: u8,
+    /// How many bars are closed, before and after: of `Tail`, those from the first on to the second have closed now.
+    pub closed: (usize, usize),
+    /// Which bars changed.
+    pub how: How,
+    /// The number of the symbol, in the order of their first bars.
+    pub number: usize,
+    /// Which of the timeframes.
+    pub level: usize,
+}
+
+/// Which bars changed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum How {
+    /// From index `first` on, bars are new, or were open and have another body: then `replaced` is what stood there.
+    Tail {
+        /// The length of the history, if no body changed.
+        first: usize,
+        /// The old body of the bar at `first`.
+        replaced: Option<BarBody>,
+    },
+    /// These, in time order. Those that have closed are among them.
+    Rewritten(Vec<BarChange>),
+}
+
 /// One timeframe of a symbol.
 #[derive(Debug)]
 struct Level {
@@ -91,6 +125,12 @@ struct Level {
     prefix: Prefix,
     /// Bars that are left out because a sum overflows.
     overflown: BTreeSet<Nanos>,
+    /// How many bars were closed at the epoch's start.
+    closed: usize,
+    /// What happened at the end in this epoch: as in [`How::Tail`].
+    tail: Option<(usize, Option<BarBody>)>,
+    /// Whether something else happened too; then `touched` has it all.
+    rewritten: bool,
     /// (open_time, what stood at the epoch's start) of the bars that changed in this epoch.
     touched: Vec<(Nanos, Option<BarBody>)>,
     /// The `closed_through` at which its first open bar closes.
@@ -103,9 +143,69 @@ impl Level {
             history: History::new(),
             prefix: Prefix { bar: Nanos::MIN, tail: Nanos::MIN, fold: None },
             overflown: BTreeSet::new(),
+            closed: 0,
+            tail: None,
+            rewritten: false,
             touched: Vec::new(),
             due: Nanos::MAX,
         }
+    }
+
+    /// Puts a bar in, or takes it out. Whether that changed anything.
+    fn put(&mut self, open_time: Nanos, body: Option<BarBody>) -> bool {
+        if let (false, Some(body)) = (self.rewritten, &body) {
+            let newest = self.history.len().wrapping_sub(1);
+            match self.history.open_times().last() {
+                Some(last) if *last > open_time => {}
+                Some(last) if *last == open_time => {
+                    if newest >= self.closed {
+                        let old = self.history.body(newest);
+                        if old == *body {
+                            return false;
+                        }
+                        self.history.set(open_time, Some(*body));
+                        self.tail.get_or_insert((newest, Some(old)));
+                        return true;
+                    }
+                }
+                _ => {
+                    self.history.push(open_time, body);
+                    self.tail.get_or_insert((newest.wrapping_add(1), None));
+                    return true;
+                }
+            }
+        }
+        let old = self.history.get(open_time);
+        if old == body {
+            return false;
+        }
+        self.rewrite();
+        self.history.set(open_time, body);
+        self.touched.push((open_time, old));
+        true
+    }
+
+    /// From now on changes are listed.
+    fn rewrite(&mut self) {
+        self.rewritten = true;
+        if let Some((first, mut replaced)) = self.tail.take() {
+            let times = &self.history.open_times()[first..];
+            self.touched.extend(times.iter().map(|open_time| (*open_time, replaced.take())));
+        }
+    }
+
+    fn is_changed(&self) -> bool {
+        self.rewritten || self.tail.is_some()
+    }
+
+    /// How many bars changed, and the open time of each, rising.
+    fn changed(&self) -> (usize, impl Fn(usize) -> Nanos) {
+        let first = self.tail.map(|(first, _)| first);
+        let count = first.map_or(self.touched.len(), |first| self.history.len() - first);
+        (count, move |i: usize| match first {
+            Some(first) => self.history.open_times()[first + i],
+            None => self.touched[i].0,
+        })
     }
 
     /// The bar of `[open_time, close_time)` from its children, of which none before `changed` has changed. `Err`: a sum
@@ -179,8 +279,6 @@ pub struct Rollup {
     children: Vec<usize>,
     index: SymbolIndex,
     symbols: Vec<SymbolBars>,
-    /// The place of each symbol by text.
-    ranks: Vec<u32>,
     /// Symbols with a change or a closing bar in this epoch.
     active: Vec<u32>,
     /// (the `closed_through` at which a bar closes, symbol, timeframe). Entries that are not the level's `due` are void.
@@ -208,7 +306,6 @@ impl Rollup {
             children,
             index: SymbolIndex::default(),
             symbols: Vec::new(),
-            ranks: Vec::new(),
             active: Vec::new(),
             timers: BinaryHeap::new(),
             closed_through: Nanos::MIN,
@@ -247,12 +344,21 @@ impl Rollup {
         self.symbols.iter().flat_map(|s| &s.levels).map(|level| level.history.bytes()).sum()
     }
 
-    /// Takes in an epoch: its base bars, then how far the input has come at its end.
+    /// The bars of a symbol by its number, and one of the timeframes.
+    ///
+    /// # Panics
+    /// If no [`LevelChange`] ever spoke of them.
+    pub fn history_at(&self, number: usize, level: usize) -> &History {
+        &self.symbols[number].levels[level].history
+    }
+
+    /// Takes in an epoch: its base bars, then how far the input has come at its end. What changed, symbol by symbol, the
+    /// timeframes rising.
     pub fn epoch(
         &mut self,
         upserts: impl IntoIterator<Item = BarUpsert>,
         progress: Option<Progress>,
-    ) -> Vec<BarChange> {
+    ) -> Vec<LevelChange> {
         let before = self.closed_through;
         if let Some(progress) = progress {
             self.closed_through = before.max(progress.closed_through);
@@ -261,7 +367,7 @@ impl Rollup {
             self.upsert(upsert);
         }
         self.fold();
-        self.close(before);
+        self.wake();
         self.changes(before)
     }
 
@@ -273,12 +379,8 @@ impl Rollup {
             self.symbols.push(SymbolBars { symbol: upsert.symbol, scale, levels, active: false });
         }
         let symbol = &mut self.symbols[number];
-        let old = symbol.levels[0].history.set(upsert.open_time, upsert.body);
-        if old != upsert.body {
-            symbol.levels[0].touched.push((upsert.open_time, old));
-            if !std::mem::replace(&mut symbol.active, true) {
-                self.active.push(number as u32);
-            }
+        if symbol.levels[0].put(upsert.open_time, upsert.body) && !std::mem::replace(&mut symbol.active, true) {
+            self.active.push(number as u32);
         }
     }
 
@@ -286,101 +388,110 @@ impl Rollup {
     fn fold(&mut self) {
         for number in &self.active {
             let levels = &mut self.symbols[*number as usize].levels;
-            for i in 0..levels.len() {
+            if levels[0].rewritten {
+                net(&mut levels[0]);
+            }
+            for i in 1..levels.len() {
                 let (lower, upper) = levels.split_at_mut(i);
-                let level = &mut upper[0];
+                let (children, level) = (&lower[self.children[i]], &mut upper[0]);
                 let length = self.timeframes[i].nanos();
-                if i == 0 {
-                    net(level);
-                } else {
-                    let children = &lower[self.children[i]];
-                    let mut touched = children.touched.iter().map(|(open, _)| *open).peekable();
-                    while let Some(changed) = touched.next() {
-                        let open_time = self.timeframes[i].open_time(changed);
-                        let close_time = open_time.saturating_add(length);
-                        while touched.next_if(|open| *open < close_time).is_some() {}
-                        let folded = level.fold(children, open_time, close_time, changed);
-                        let fits_again = folded.is_ok() && level.overflown.remove(&open_time);
-                        if folded.is_err() {
-                            level.overflown.insert(open_time);
-                        }
-                        let body = folded.unwrap_or(None);
-                        let old = level.history.set(open_time, body);
-                        // A bar that is left out, or fits again, decides about those above it whatever stood here.
-                        if old != body || folded.is_err() || fits_again {
-                            level.touched.push((open_time, old));
-                        }
+                let (count, changed_at) = children.changed();
+                let mut k = 0;
+                while k < count {
+                    let changed = changed_at(k);
+                    let open_time = self.timeframes[i].open_time(changed);
+                    let close_time = open_time.saturating_add(length);
+                    while k < count && changed_at(k) < close_time {
+                        k += 1;
                     }
+                    let folded = level.fold(children, open_time, close_time, changed);
+                    if folded.is_ok() && (level.overflown.is_empty() || !level.overflown.remove(&open_time)) {
+                        level.put(open_time, folded.unwrap_or(None));
+                        continue;
+                    }
+                    // A bar that is left out, or fits again, decides about those above it whatever stood here.
+                    if folded.is_err() {
+                        level.overflown.insert(open_time);
+                    }
+                    level.rewrite();
+                    let old = level.history.set(open_time, folded.unwrap_or(None));
+                    level.touched.push((open_time, old));
                 }
-                let first = level.touched.iter().map(|(open, _)| open.saturating_add(length));
-                let first = first.filter(|close| *close > self.closed_through).min();
-                if let Some(close_time) = first.filter(|close| *close < level.due) {
-                    level.due = close_time;
-                    self.timers.push(Reverse((close_time, *number, i as u32)));
+                if level.rewritten {
+                    net(level);
                 }
             }
         }
     }
 
-    /// Adds the bars that close in this epoch, and did not change otherwise, to those that changed.
-    fn close(&mut self, before: Nanos) {
+    /// Adds the symbols that have a bar to close to the active ones.
+    fn wake(&mut self) {
         while let Some(Reverse((at, number, i))) = self.timers.peek().copied() {
             if at > self.closed_through {
                 break;
             }
             self.timers.pop();
-            let length = self.timeframes[i as usize].nanos();
             let symbol = &mut self.symbols[number as usize];
-            let level = &mut symbol.levels[i as usize];
-            if level.due != at {
-                continue;
-            }
-            let (from, to) = (level.history.closed(length, before), level.history.closed(length, self.closed_through));
-            let touched = level.touched.len();
-            for (open_time, body) in level.history.bodies(from..to) {
-                if level.touched[..touched].binary_search_by_key(&open_time, |(open, _)| *open).is_err() {
-                    level.touched.push((open_time, Some(body)));
-                }
-            }
-            level.touched.sort_unstable_by_key(|(open, _)| *open);
-            level.due = match level.history.open_times().get(to) {
-                Some(open) => open.saturating_add(length),
-                None => Nanos::MAX,
-            };
-            if level.due < Nanos::MAX {
-                self.timers.push(Reverse((level.due, number, i)));
-            }
-            if !std::mem::replace(&mut symbol.active, true) {
+            if symbol.levels[i as usize].due == at && !std::mem::replace(&mut symbol.active, true) {
                 self.active.push(number);
             }
         }
     }
 
-    fn changes(&mut self, before: Nanos) -> Vec<BarChange> {
-        if self.ranks.len() < self.symbols.len() {
-            let mut by_text: Vec<u32> = (0..self.symbols.len() as u32).collect();
-            by_text.sort_unstable_by_key(|number| self.symbols[*number as usize].symbol);
-            self.ranks = vec![0; by_text.len()];
-            for (rank, number) in by_text.into_iter().enumerate() {
-                self.ranks[number as usize] = rank as u32;
-            }
-        }
+    fn changes(&mut self, before: Nanos) -> Vec<LevelChange> {
         let mut active = std::mem::take(&mut self.active);
-        active.sort_unstable_by_key(|number| self.ranks[*number as usize]);
-        let mut changes = Vec::new();
+        let mut changes = Vec::with_capacity(active.len());
         for number in active.drain(..) {
             let SymbolBars { symbol, scale, levels, active } = &mut self.symbols[number as usize];
             *active = false;
-            for (level, timeframe) in levels.iter_mut().zip(&self.timeframes) {
-                for (open_time, old) in level.touched.drain(..) {
-                    let close_time = open_time.saturating_add(timeframe.nanos());
-                    let old = old.map(|body| (body, close_time <= before));
-                    let new = level.history.get(open_time).map(|body| (body, close_time <= self.closed_through));
-                    if old != new {
-                        let (symbol, timeframe, scale) = (*symbol, *timeframe, *scale);
-                        changes.push(BarChange { symbol, timeframe, open_time, scale, old, new });
+            for (i, (level, timeframe)) in levels.iter_mut().zip(&self.timeframes).enumerate() {
+                if !level.is_changed() && level.due > self.closed_through {
+                    continue;
+                }
+                let length = timeframe.nanos();
+                let was = level.closed;
+                let times = level.history.open_times();
+                let closed = if level.rewritten {
+                    level.history.closed(length, self.closed_through)
+                } else {
+                    let newly = times[was..].iter();
+                    was + newly.take_while(|open| open.saturating_add(length) <= self.closed_through).count()
+                };
+                let due = times.get(closed).map_or(Nanos::MAX, |open| open.saturating_add(length));
+                if due != level.due {
+                    level.due = due;
+                    if due < Nanos::MAX {
+                        self.timers.push(Reverse((due, number, i as u32)));
                     }
                 }
+                let (symbol, timeframe, scale) = (*symbol, *timeframe, *scale);
+                let how = if level.rewritten {
+                    let from = level.history.closed(length, before);
+                    let touched = level.touched.len();
+                    for (open_time, body) in level.history.bodies(from..closed.max(from)) {
+                        if level.touched[..touched].binary_search_by_key(&open_time, |(open, _)| *open).is_err() {
+                            level.touched.push((open_time, Some(body)));
+                        }
+                    }
+                    level.touched.sort_unstable_by_key(|(open, _)| *open);
+                    let mut rows = Vec::with_capacity(level.touched.len());
+                    for (open_time, old) in level.touched.drain(..) {
+                        let close_time = open_time.saturating_add(length);
+                        let old = old.map(|body| (body, close_time <= before));
+                        let new = level.history.get(open_time).map(|body| (body, close_time <= self.closed_through));
+                        if old != new {
+                            rows.push(BarChange { symbol, timeframe, open_time, scale, old, new });
+                        }
+                    }
+                    level.rewritten = false;
+                    How::Rewritten(rows)
+                } else {
+                    let (first, replaced) = level.tail.take().unwrap_or((times.len(), None));
+                    How::Tail { first, replaced }
+                };
+                level.closed = closed;
+                let (number, closed) = (number as usize, (was, closed));
+                changes.push(LevelChange { symbol, timeframe, scale, closed, how, number, level: i });
             }
         }
         self.active = active;
@@ -427,6 +538,37 @@ mod tests {
         Some(Progress { sealed_through: Nanos::MIN, closed_through: second * S })
     }
 
+    /// One epoch, bar by bar: by symbol, timeframe and open time.
+    fn epoch(
+        rollup: &mut Rollup,
+        upserts: impl IntoIterator<Item = BarUpsert>,
+        progress: Option<Progress>,
+    ) -> Vec<BarChange> {
+        let mut all = Vec::new();
+        for change in rollup.epoch(upserts, progress) {
+            let LevelChange { symbol, timeframe, scale, closed, how, number, level } = change;
+            let (first, replaced) = match how {
+                How::Rewritten(mut changes) => {
+                    all.append(&mut changes);
+                    continue;
+                }
+                How::Tail { first, replaced } => (first, replaced),
+            };
+            let history = rollup.history_at(number, level);
+            for i in closed.0.min(first)..history.len() {
+                let body = history.body(i);
+                let old = if i < first { Some(body) } else { replaced.filter(|_| i == first) };
+                let (old, new) = (old.map(|body| (body, i < closed.0)), Some((body, i < closed.1)));
+                if old != new {
+                    let open_time = history.open_times()[i];
+                    all.push(BarChange { symbol, timeframe, open_time, scale, old, new });
+                }
+            }
+        }
+        all.sort();
+        all
+    }
+
     /// "A 1m@0 10/10/10/10 open" where open/high/low/close; old ─ new.
     fn show(changes: &[BarChange]) -> Vec<String> {
         let side = |side: Option<(BarBody, bool)>| match side {
@@ -445,7 +587,7 @@ mod tests {
     #[test]
     fn bars_form_close_and_change() {
         let mut rollup = rollup(&["1s", "1m"]);
-        assert_eq!(rollup.epoch([], through(0)), []);
+        assert_eq!(epoch(&mut rollup, [], through(0)), []);
         let steps: &[(&[BarUpsert], i64, &[&str])] = &[
             // Two symbols, out of order; nothing closes yet.
             (
@@ -486,7 +628,7 @@ mod tests {
             (&[upsert("A", 1, bar(30)), upsert("B", 7, None)], 0, &[]),
         ];
         for (upserts, closed_through, expected) in steps {
-            assert_eq!(show(&rollup.epoch(upserts.iter().copied(), through(*closed_through))), *expected);
+            assert_eq!(show(&epoch(&mut rollup, upserts.iter().copied(), through(*closed_through))), *expected);
         }
         let symbol = Symbol::new("A").unwrap();
         assert_eq!(rollup.history(symbol, Timeframe::S1).unwrap().open_times(), [-S, S]);
@@ -498,26 +640,26 @@ mod tests {
     #[test]
     fn a_change_and_its_undoing_in_one_epoch_are_none() {
         let mut rollup = rollup(&["1s", "1m"]);
-        rollup.epoch([upsert("A", 0, bar(1))], None);
-        assert_eq!(rollup.epoch([upsert("A", 0, bar(2)), upsert("A", 0, bar(1))], None), []);
-        assert_eq!(rollup.epoch([upsert("A", 1, bar(2)), upsert("A", 1, None)], None), []);
+        epoch(&mut rollup, [upsert("A", 0, bar(1))], None);
+        assert_eq!(epoch(&mut rollup, [upsert("A", 0, bar(2)), upsert("A", 0, bar(1))], None), []);
+        assert_eq!(epoch(&mut rollup, [upsert("A", 1, bar(2)), upsert("A", 1, None)], None), []);
     }
 
     #[test]
     fn a_bar_that_overflows_is_left_out_with_all_that_hold_it() {
         let mut rollup = rollup(&["1s", "2s", "4s"]);
         let huge = |turnover| Some(BarBody { turnover, ..bar(7).unwrap() });
-        rollup.epoch([upsert("A", 0, huge(i128::MAX - 10)), upsert("A", 2, bar(1))], None);
-        let changes = show(&rollup.epoch([upsert("A", 1, huge(100))], None));
+        epoch(&mut rollup, [upsert("A", 0, huge(i128::MAX - 10)), upsert("A", 2, bar(1))], None);
+        let changes = show(&epoch(&mut rollup, [upsert("A", 1, huge(100))], None));
         assert_eq!(
             changes,
             ["A 1s@1: none > 7/7/7/7 open", "A 2s@0: 7/7/7/7 open > none", "A 4s@0: 7/7/1/1 open > none"]
                 .map(String::from)
         );
         // It stays out while it changes beside; then it fits again.
-        let changes = show(&rollup.epoch([upsert("A", 3, bar(2))], None));
+        let changes = show(&epoch(&mut rollup, [upsert("A", 3, bar(2))], None));
         assert_eq!(changes, ["A 1s@3: none > 2/2/2/2 open", "A 2s@2: 1/1/1/1 open > 1/2/1/2 open"].map(String::from));
-        let changes = show(&rollup.epoch([upsert("A", 0, None), upsert("A", 1, None)], None));
+        let changes = show(&epoch(&mut rollup, [upsert("A", 0, None), upsert("A", 1, None)], None));
         assert_eq!(changes[2..], ["A 4s@0: none > 1/2/1/2 open".to_owned()]);
     }
 
@@ -591,7 +733,7 @@ mod tests {
                     };
                     given.push(upsert);
                 }
-                let changes = rollup.epoch(given, Some(Progress { sealed_through: 0, closed_through: closed }));
+                let changes = epoch(&mut rollup, given, Some(Progress { sealed_through: 0, closed_through: closed }));
                 let keys: Vec<_> = changes.iter().map(|c| (c.symbol, c.timeframe, c.open_time)).collect();
                 prop_assert!(keys.is_sorted_by(|a, b| a < b), "{:?}", keys);
                 for (key, change) in keys.into_iter().zip(changes) {

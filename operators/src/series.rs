@@ -102,6 +102,17 @@ impl Series {
         self.turnover.truncate(bars);
     }
 
+    /// Lets go of the first `bars`.
+    pub fn drop_front(&mut self, bars: usize) {
+        self.open_time.drain(..bars);
+        self.open.drain(..bars);
+        self.high.drain(..bars);
+        self.low.drain(..bars);
+        self.close.drain(..bars);
+        self.volume.drain(..bars);
+        self.turnover.drain(..bars);
+    }
+
     /// Keeps none, and the memory.
     pub fn clear(&mut self) {
         self.truncate(0);

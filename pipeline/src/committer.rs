@@ -137,14 +137,15 @@ impl Committer {
         let mut changes: usize = pending.iter().map(|epoch| epoch.changes.len()).sum();
         while pending.len() < MAX_EPOCHS && changes < MAX_CHANGES {
             let Ok(epoch) = outputs.try_recv() else { break };
-            changes += epoch.changes.len();
             self.take(epoch, pending);
+            changes += pending.last().map_or(0, |epoch| epoch.changes.len());
         }
         false
     }
 
-    fn take(&self, epoch: ClosedEpoch, pending: &mut Vec<ClosedEpoch>) {
+    fn take(&self, mut epoch: ClosedEpoch, pending: &mut Vec<ClosedEpoch>) {
         self.lag("closed", epoch.epoch);
+        epoch.expand();
         pending.push(epoch);
     }
 
@@ -260,6 +261,7 @@ mod tests {
         };
         ClosedEpoch {
             epoch,
+            rows: marea_model::Rows::default(),
             changes: (0..changes).map(|i| Change::Upsert(Output::Bar(bar(i)))).collect(),
             dead: Vec::new(),
             totals: Totals { records_in: 1, accepted: 1, ..Totals::default() },

@@ -22,19 +22,23 @@
 //! **Size.** A cut takes what is pending, at most `max_ticks` records, except that it never ends inside a message (the
 //! rows of one offset stay together), so that its cursors say exactly where it ended.
 //!
-//! No I/O and no clock of its own: wall time is an argument. Cost: O(1) a record, plus O(partitions) whenever the
-//! partition that holds the watermark moves.
+//! **Metrics** are asked for at most once in `metrics_every` of wall time, and at the end.
+//!
+//! No I/O and no clock of its own: wall time is an argument. Ticks are judged column by column where none of them can be
+//! late (a fraction of a nanosecond each, nothing is copied), else one by one.
 
 use marea_model::codec::json;
 use marea_model::cursor::{Batch, Reason};
 use marea_model::output::Totals;
+use marea_model::ticks::RowKind;
 use marea_model::time::{EPOCHS_PER_MS, MILLI, SECOND, first_epoch, format_rfc3339, now_ms, now_ns};
 use marea_model::{
-    AccountSnapshot, ConfigUpdate, Cursor, DeadLetter, Epoch, Event, Instruments, Nanos, Partition, Progress, Record,
-    Timeframe,
+    AccountSnapshot, ConfigUpdate, Cursor, DeadLetter, Epoch, Instruments, Nanos, Partition, Progress, Record,
+    TickSlice, Ticks, Timeframe,
 };
 use marea_sources::Input;
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// How long a partition must be at its end before it stops holding the watermark back.
@@ -62,6 +66,8 @@ pub struct CutterConfig {
     pub timeframes: Vec<Timeframe>,
     /// For writing late records again.
     pub instruments: Arc<Instruments>,
+    /// The least wall time between two epochs that give metrics; 0: every one does.
+    pub metrics_every: Nanos,
 }
 
 /// One epoch's input.
@@ -69,8 +75,8 @@ pub struct CutterConfig {
 pub struct Cut {
     /// The epoch.
     pub epoch: Epoch,
-    /// Its records in order, late ones left out.
-    pub records: Vec<Record>,
+    /// Its ticks in order, late ones left out.
+    pub ticks: Vec<TickSlice>,
     /// Account snapshots.
     pub accounts: Vec<AccountSnapshot>,
     /// Changes of the live configuration, revisions whole and in order.
@@ -86,9 +92,22 @@ pub struct Cut {
     pub cursors: Vec<(Partition, u64)>,
     /// When the first of it was received, by the wall clock; none of an epoch without batches.
     pub received: Option<Nanos>,
+    /// Whether metrics are wanted at its end.
+    pub metrics: bool,
 }
 
 impl Cut {
+    /// Its ticks, with where each came from.
+    pub fn records(&self) -> impl Iterator<Item = Record> + '_ {
+        self.ticks.iter().flat_map(TickSlice::iter)
+    }
+
+    fn push(&mut self, ticks: &Arc<Ticks>, rows: Range<usize>) {
+        if !rows.is_empty() {
+            self.ticks.push(TickSlice { ticks: Arc::clone(ticks), rows });
+        }
+    }
+
     fn moved(&mut self, partition: Partition, upper: u64) {
         match self.cursors.iter_mut().rev().find(|(p, _)| *p == partition) {
             Some((_, u)) => *u = upper.max(*u),
@@ -121,7 +140,9 @@ impl PartitionState {
 }
 
 struct PendingBatch {
-    records: std::vec::IntoIter<Record>,
+    ticks: Arc<Ticks>,
+    /// The first row that has not been cut.
+    row: usize,
     /// The rest of the batch; its `records` are above.
     rest: Batch,
 }
@@ -150,6 +171,10 @@ pub struct Cutter {
     greatest: Option<Nanos>,
     progress: Progress,
     last: Epoch,
+    /// The wall time at which metrics were asked for last.
+    metrics_at: Nanos,
+    /// Whether there was an epoch since.
+    owes_metrics: bool,
 }
 
 impl Cutter {
@@ -171,6 +196,8 @@ impl Cutter {
             greatest: None,
             progress: Progress::START,
             last: 0,
+            metrics_at: Nanos::MIN,
+            owes_metrics: false,
         }
     }
 
@@ -181,8 +208,8 @@ impl Cutter {
             Input::Batch(mut batch) => {
                 self.pending += batch.records.len() + batch.rejects.len() + batch.accounts.len();
                 *self.queued.entry(batch.partition).or_default() += 1;
-                let records = std::mem::take(&mut batch.records).into_iter();
-                Pending::Batch(Box::new(PendingBatch { records, rest: batch }))
+                let ticks = Arc::new(std::mem::take(&mut batch.records));
+                Pending::Batch(Box::new(PendingBatch { ticks, row: 0, rest: batch }))
             }
             Input::Config(updates) => Pending::Config(updates),
             Input::Finished { partition } => Pending::Finished(partition),
@@ -219,12 +246,34 @@ impl Cutter {
         };
         let epoch = first_epoch(clock_ms.max(0)).max(self.last + 1);
         self.advance(now_ns(epoch));
-        if untouched && self.progress == before && (self.config.clock == Clock::Event || wall_ms <= last_ms) {
+        let wall = wall_ms.saturating_mul(MILLI);
+        let wants_metrics = wall.saturating_sub(self.metrics_at) >= self.config.metrics_every;
+        let stands_still = untouched && self.progress == before;
+        if stands_still
+            && (self.config.clock == Clock::Event || wall_ms <= last_ms)
+            && !(wants_metrics && self.owes_metrics)
+        {
             return None;
         }
+        if wants_metrics {
+            self.metrics_at = wall;
+        }
+        cut.metrics = wants_metrics;
+        self.owes_metrics = !wants_metrics;
         self.last = epoch;
         cut.epoch = epoch;
         cut.progress = self.progress;
+        Some(cut)
+    }
+
+    /// An epoch that only gives metrics, if some are owed: for an input that ends without being finished.
+    pub fn settle(&mut self) -> Option<Cut> {
+        if !std::mem::take(&mut self.owes_metrics) {
+            return None;
+        }
+        let mut cut = self.take(0);
+        self.last += 1;
+        (cut.epoch, cut.progress, cut.metrics) = (self.last, self.progress, true);
         Some(cut)
     }
 
@@ -247,15 +296,15 @@ impl Cutter {
         self.progress.sealed_through = self.progress.sealed_through.max(sealed.unwrap_or(Nanos::MIN));
         self.progress.closed_through = self.progress.closed_through.max(now_ns(epoch));
         self.last = epoch;
-        cut.epoch = epoch;
-        cut.progress = self.progress;
+        self.owes_metrics = false;
+        (cut.epoch, cut.progress, cut.metrics) = (epoch, self.progress, true);
         cut
     }
 
     fn take(&mut self, max: usize) -> Cut {
         let mut cut = Cut {
             epoch: 0,
-            records: Vec::new(),
+            ticks: Vec::new(),
             accounts: Vec::new(),
             config: Vec::new(),
             progress: Progress::START,
@@ -263,6 +312,7 @@ impl Cutter {
             counts: Totals::default(),
             cursors: Vec::new(),
             received: None,
+            metrics: false,
         };
         let mut room = max;
         while room > 0 {
@@ -283,7 +333,7 @@ impl Cutter {
                     let taken = self.take_batch(batch, room, wall, &mut cut);
                     self.pending -= taken;
                     room = room.saturating_sub(taken);
-                    if batch.records.len() > 0 {
+                    if batch.row < batch.ticks.len() {
                         self.queue.push_front((wall, pending));
                         break;
                     }
@@ -298,31 +348,26 @@ impl Cutter {
     fn take_batch(&mut self, pending: &mut PendingBatch, room: usize, wall: Nanos, cut: &mut Cut) -> usize {
         let i = self.partition(pending.rest.partition);
         cut.received = Some(cut.received.map_or(pending.rest.receive_time, |t| t.min(pending.rest.receive_time)));
-        let before = pending.records.len();
-        if before > 0 {
+        let (ticks, from) = (&pending.ticks, pending.row);
+        let mut to = ticks.len().min(from.saturating_add(room));
+        if from < to {
             self.partitions[i].at_end_since = None;
             self.seal();
-        }
-        let mut at: Option<Cursor> = None;
-        while let Some(next) = pending.records.as_slice().first() {
-            let (next, same_partition) = (next.cursor, at.is_none_or(|at| at.partition == next.cursor.partition));
-            let same_message = at.is_some_and(|at| same_partition && at.offset == next.offset);
-            if before - pending.records.len() >= room && !same_message {
-                break;
+            while to < ticks.len() && is_same_message(ticks, to) {
+                to += 1;
             }
-            if let (Some(at), false) = (at, same_partition) {
-                cut.moved(at.partition, at.offset + 1);
-            }
-            at = Some(next);
-            if let Some(record) = pending.records.next() {
-                self.judge(i, record, cut);
+            self.judge(i, ticks, from..to, cut);
+            let mut row = from;
+            while row < to {
+                let end = ticks.run(row).0.min(to);
+                let last = ticks.cursor(end - 1);
+                cut.moved(last.partition, last.offset + 1);
+                row = end;
             }
         }
-        if let Some(at) = at {
-            cut.moved(at.partition, at.offset + 1);
-        }
+        pending.row = to;
 
-        let done = pending.records.len() == 0;
+        let done = to == ticks.len();
         let rest = &mut pending.rest;
         if done {
             cut.moved(rest.partition, rest.upper);
@@ -335,7 +380,7 @@ impl Cutter {
         // Of a batch that is cut in two, the first cut has what stands before its end.
         let rejects = cut_off(&mut rest.rejects, |reject| done || cut.is_past(&reject.cursor));
         let accounts = cut_off(&mut rest.accounts, |(cursor, _)| done || cut.is_past(cursor));
-        let taken = before - pending.records.len() + rejects.len() + accounts.len();
+        let taken = to - from + rejects.len() + accounts.len();
         cut.counts.records_in += taken as i64;
         cut.counts.accepted += accounts.len() as i64;
         cut.counts.unknown_fields += std::mem::take(&mut rest.unknown_fields) as i64;
@@ -348,20 +393,38 @@ impl Cutter {
         taken
     }
 
-    fn judge(&mut self, partition: usize, record: Record, cut: &mut Cut) {
-        let event_time = record.tick.event_time;
-        let moves = match record.tick.event {
-            Event::Trade { .. } | Event::Quote { .. } => true,
-            Event::Bust | Event::Correction { .. } => false,
-            Event::Amend(_) => return cut.records.push(record),
-        };
-        if event_time < self.progress.sealed_through {
-            return cut.dead.push(self.late(record));
+    /// Which of these rows of a partition are late; the others are cut.
+    fn judge(&mut self, partition: usize, ticks: &Arc<Ticks>, rows: Range<usize>, cut: &mut Cut) {
+        let times = &ticks.event_times()[rows.clone()];
+        let is_all_ticks = ticks.all_trades() || ticks.kinds()[rows.clone()].iter().all(|kind| *kind != RowKind::Edit);
+        let (least, greatest) =
+            times.iter().fold((Nanos::MAX, Nanos::MIN), |(a, b), time| (a.min(*time), b.max(*time)));
+        // What is sealed by the last of them, at most: the watermark is never after the greatest of its partition.
+        let reached = self.partitions[partition].greatest.map_or(greatest, |was| was.max(greatest));
+        let sealed = self.progress.sealed_through.max(reached.saturating_sub(self.config.lateness));
+        if is_all_ticks && least >= sealed {
+            cut.push(ticks, rows);
+            return self.accept(partition, greatest);
         }
-        cut.records.push(record);
-        if !moves {
-            return;
+        let mut from = rows.start;
+        for row in rows.clone() {
+            let (time, kind) = (ticks.event_times()[row], ticks.kinds()[row]);
+            if kind == RowKind::Edit && ticks.is_amend(row) {
+                continue;
+            }
+            if time < self.progress.sealed_through {
+                cut.push(ticks, from..row);
+                cut.dead.push(self.late(ticks.record(row)));
+                from = row + 1;
+            } else if kind != RowKind::Edit {
+                self.accept(partition, time);
+            }
         }
+        cut.push(ticks, from..rows.end);
+    }
+
+    /// A trade or quote of this event time is accepted.
+    fn accept(&mut self, partition: usize, event_time: Nanos) {
         self.greatest = self.greatest.max(Some(event_time));
         let state = &mut self.partitions[partition];
         let was = state.greatest;
@@ -416,6 +479,12 @@ impl Cutter {
         let closed = behind.map_or(now, |t| t.min(now));
         self.progress.closed_through = self.progress.closed_through.max(closed);
     }
+}
+
+/// Whether a row and the one before it are of one message.
+fn is_same_message(ticks: &Ticks, row: usize) -> bool {
+    let (before, this) = (ticks.cursor(row - 1), ticks.cursor(row));
+    (before.partition, before.offset) == (this.partition, this.offset)
 }
 
 /// Takes out what is due, and leaves the rest in order.

@@ -1,27 +1,26 @@
 //! The whole path of a tick, one `let` a stage.
 //!
 //! ```text
-//!  records ──► bars ──► scan (roll-up, indicators, backtests) ──► recommend ──► gate ──► verdicts
-//!                └────── quotes ─────────────────────────────────────────────────▲
-//!  progress, configuration, accounts: to every worker
+//!  feed ──► bars ──► scan (roll-up, indicators, backtests) ──► recommend ──► gate ──► report
+//!             └────── quotes ─────────────────────────────────────────────────▲
+//!  the feed, which is all that enters at an epoch, goes to every stage of every worker
 //! ```
 
-use crossbeam_channel::Sender;
-use marea_model::{
-    AccountSnapshot, ConfigUpdate, DeadLetter, Delta, Epoch, Instruments, Output, Progress, Record, Timeframe,
-};
-use marea_operators::bars::{Counts, bars};
-use marea_operators::epochs::{EpochOperator, EpochStream};
+use marea_model::{DeadLetter, Delta, Epoch, Instruments, Output, Recommendation, Rows, Timeframe, Verdict};
+use marea_operators::bars::{Bars, Counts, bars};
+use marea_operators::epochs::{Clock, EpochOperator, EpochStream, Feed};
 use marea_operators::gate::{Gate, gate};
 use marea_operators::indicators::IndicatorSpec;
 use marea_operators::recommend::{Recommend, recommend};
 use marea_operators::rollup::RollupError;
 use marea_operators::scan::{Scan, ScanConfig, scan};
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Pipeline;
-use timely::dataflow::operators::vec::{Broadcast, Map};
-use timely::dataflow::operators::{Concatenate, Input, Probe};
+use timely::dataflow::operators::vec::Broadcast;
+use timely::dataflow::operators::{Input, Probe};
 use timely::dataflow::{InputHandle, ProbeHandle};
 use timely::worker::Worker;
 
@@ -48,6 +47,10 @@ impl DataflowConfig {
         })
     }
 
+    fn bars(&self, index: usize, peers: usize) -> Bars {
+        Bars::new(self.instruments.clone(), self.timeframes[0]).of_worker(index, peers)
+    }
+
     fn recommend(&self) -> Recommend {
         Recommend::new(&self.instruments).with_timeframes(&self.timeframes)
     }
@@ -57,127 +60,95 @@ impl DataflowConfig {
     }
 }
 
-/// What reaches every worker beside its records.
-#[derive(Clone, Debug)]
-pub struct Control {
-    /// As of the epoch's end.
-    pub progress: Progress,
-    /// Edits of the live configuration.
-    pub config: Arc<[ConfigUpdate]>,
-    /// Snapshots of accounts.
-    pub accounts: Arc<[AccountSnapshot]>,
-}
-
-/// One operator's part in one epoch's result.
-#[derive(Debug)]
-pub enum Piece {
-    /// Changed rows.
-    Deltas(Vec<Delta>),
-    /// Records refused after decoding.
-    Dead(Vec<DeadLetter>),
-    /// What became of the records.
-    Counts(Counts),
-}
-
-/// What one worker has done: all its pieces of the epochs below `through`, as far as not reported before.
+/// What one worker did at one epoch.
 #[derive(Debug)]
 pub struct Report {
-    /// The worker.
-    pub worker: usize,
-    /// Every epoch before this one is complete on this worker.
-    pub through: Epoch,
-    /// Its results.
-    pub pieces: Vec<(Epoch, Piece)>,
+    /// The epoch, complete on this worker.
+    pub epoch: Epoch,
+    /// Rows that stand now.
+    pub rows: Rows,
+    /// Other changes.
+    pub deltas: Vec<Delta>,
+    /// Records refused after decoding.
+    pub dead: Vec<DeadLetter>,
+    /// What became of the records.
+    pub counts: Counts,
 }
 
-type Handle<D> = InputHandle<Epoch, CapacityContainerBuilder<Vec<D>>>;
+/// Where the reports of a worker are left for it.
+pub type Reports = Rc<RefCell<Vec<Report>>>;
 
-/// The inputs of one worker.
-pub struct Inputs {
-    records: Handle<Record>,
-    progress: Handle<Progress>,
-    config: Handle<ConfigUpdate>,
-    accounts: Handle<AccountSnapshot>,
-}
+/// The input of one worker.
+pub struct FeedHandle(InputHandle<Epoch, CapacityContainerBuilder<Vec<Arc<Feed>>>>);
 
-impl Inputs {
-    /// Sends one epoch whole; the worker must not step in between, so that only epochs that were cut come by.
-    pub fn feed(&mut self, epoch: Epoch, mut records: Vec<Record>, control: Control) {
-        self.advance_to(epoch);
-        self.records.send_batch(&mut records);
-        self.progress.send(control.progress);
-        control.config.iter().for_each(|update| self.config.send(update.clone()));
-        control.accounts.iter().for_each(|snapshot| self.accounts.send(snapshot.clone()));
-        self.advance_to(epoch + 1);
+impl FeedHandle {
+    /// Sends one epoch whole.
+    pub fn feed(&mut self, epoch: Epoch, feed: Arc<Feed>) {
+        self.0.advance_to(epoch);
+        self.0.send_batch(&mut vec![feed]);
+        self.0.advance_to(epoch + 1);
     }
-
-    fn advance_to(&mut self, epoch: Epoch) {
-        self.records.advance_to(epoch);
-        self.progress.advance_to(epoch);
-        self.config.advance_to(epoch);
-        self.accounts.advance_to(epoch);
-    }
-
-    /// Ends the input.
-    pub fn close(self) {}
 }
 
 /// Builds the dataflow on one worker. Results go to `reports`; `probe` follows the last stage.
 pub fn build(
     worker: &mut Worker,
     settings: &DataflowConfig,
-    reports: Sender<Report>,
+    reports: &Reports,
     probe: &ProbeHandle<Epoch>,
-) -> Result<Inputs, RollupError> {
+) -> Result<FeedHandle, RollupError> {
     let (index, peers) = (worker.index(), worker.peers());
     let kernel = settings.scan(index, peers)?;
+    let reports = Rc::clone(reports);
     Ok(worker.dataflow::<Epoch, _, _>(|scope| {
-        let (records_in, records) = scope.new_input::<Vec<Record>>();
-        let (progress_in, progress) = scope.new_input::<Vec<Progress>>();
-        let (config_in, config) = scope.new_input::<Vec<ConfigUpdate>>();
-        let (accounts_in, accounts) = scope.new_input::<Vec<AccountSnapshot>>();
-
-        let ticks = bars(records, progress.clone(), settings.instruments.clone(), settings.timeframes[0]);
+        let (input, feed) = scope.new_input::<Vec<Arc<Feed>>>();
+        let ticks = bars(feed.clone(), settings.bars(index, peers));
         let base_bars = if peers == 1 { ticks.bars } else { ticks.bars.broadcast() };
-        let scanned = scan(base_bars, progress.clone(), config.clone(), kernel);
-        let (recommender, gatekeeper) = (settings.recommend(), settings.gate(index, peers));
-        let recommendations =
-            recommend(progress.clone(), scanned.contributions, scanned.decisions, config.clone(), recommender);
-        let verdicts = gate(progress.clone(), recommendations.clone(), ticks.quotes, accounts, config, gatekeeper);
-
-        let recommendations = recommendations.map(|(row, diff)| Delta { output: Output::Recommendation(row), diff });
-        let verdicts = verdicts.map(|(row, diff)| Delta { output: Output::Verdict(row), diff });
-        let deltas = scope.concatenate([scanned.deltas, recommendations, verdicts]);
-        report(progress, deltas, ticks.dead, ticks.counts, index, reports).probe_with(probe);
-        Inputs { records: records_in, progress: progress_in, config: config_in, accounts: accounts_in }
+        let scanned = scan(feed.clone(), base_bars, kernel);
+        let recommended = recommend(feed.clone(), scanned.contributions, scanned.decisions, settings.recommend());
+        let verdicts = gate(feed.clone(), recommended.clone(), ticks.quotes, settings.gate(index, peers));
+        let results = Results {
+            rows: scanned.rows,
+            deltas: scanned.deltas,
+            recommendations: recommended,
+            verdicts,
+            dead: ticks.dead,
+            counts: ticks.counts,
+        };
+        report(feed, results, reports).probe_with(probe);
+        FeedHandle(input)
     }))
 }
 
-/// The end of the path: hands what each complete epoch did to the gatherer.
-fn report<'scope>(
-    clock: EpochStream<'scope, Progress>,
+struct Results<'scope> {
+    rows: EpochStream<'scope, Rows>,
     deltas: EpochStream<'scope, Delta>,
+    recommendations: EpochStream<'scope, (Arc<Recommendation>, i64)>,
+    verdicts: EpochStream<'scope, (Arc<Verdict>, i64)>,
     dead: EpochStream<'scope, DeadLetter>,
     counts: EpochStream<'scope, Counts>,
-    worker: usize,
-    reports: Sender<Report>,
-) -> EpochStream<'scope, ()> {
+}
+
+/// The end of the path: leaves what each complete epoch did for whoever steps the worker.
+fn report<'scope>(clock: Clock<'scope>, results: Results<'scope>, reports: Reports) -> EpochStream<'scope, ()> {
     let mut operator = EpochOperator::new("report", clock);
-    let deltas = operator.input(deltas, Pipeline);
-    let dead = operator.input(dead, Pipeline);
-    let counts = operator.input(counts, Pipeline);
+    let rows = operator.input(results.rows, Pipeline);
+    let deltas = operator.input(results.deltas, Pipeline);
+    let recommendations = operator.input(results.recommendations, Pipeline);
+    let verdicts = operator.input(results.verdicts, Pipeline);
+    let dead = operator.input(results.dead, Pipeline);
+    let counts = operator.input(results.counts, Pipeline);
     let (_, done) = operator.output::<()>();
     operator.build(move |epoch, _| {
-        let (deltas, dead) = (deltas.take(), dead.take());
-        let mut pieces: Vec<(Epoch, Piece)> = counts.drain().map(|c| (epoch, Piece::Counts(c))).collect();
-        if !deltas.is_empty() {
-            pieces.push((epoch, Piece::Deltas(deltas)));
-        }
-        if !dead.is_empty() {
-            pieces.push((epoch, Piece::Dead(dead)));
-        }
-        // The gatherer gone: the engine is being dropped, and nobody waits for this.
-        let _ = reports.send(Report { worker, through: epoch + 1, pieces });
+        let mut all = deltas.take();
+        let row = |(row, diff)| Delta { output: Output::Recommendation(row), diff };
+        all.extend(recommendations.drain().map(row));
+        all.extend(verdicts.drain().map(|(row, diff)| Delta { output: Output::Verdict(row), diff }));
+        let mut report =
+            Report { epoch, rows: Rows::default(), deltas: all, dead: dead.take(), counts: Counts::default() };
+        rows.drain().for_each(|rows| report.rows.append(rows));
+        counts.drain().for_each(|counts| report.counts = counts);
+        reports.borrow_mut().push(report);
     });
     done
 }

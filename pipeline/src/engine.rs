@@ -6,28 +6,33 @@
 //!   (bounded)        └► …        ─┘   (nets each epoch once every worker has passed it)
 //! ```
 //!
-//! 1. Cuts enter in the order of their epochs, and each reaches every worker: its records by the owner of their symbol,
-//!    its accounts, configuration and progress to all.
+//! 1. Cuts enter in the order of their epochs, and each reaches every worker whole; a worker takes what it owns.
 //! 2. An epoch leaves once, complete, in order; with or without changes.
-//! 3. Few epochs are in flight: `submit` blocks while the slowest worker is [`IN_FLIGHT`] cuts behind, or while
-//!    [`CLOSED`] closed epochs wait for whoever reads them: a full store holds the sources back.
+//! 3. Few epochs are in flight, so that their state stays in cache: `submit` blocks while [`QUEUED_TICKS`] wait for the
+//!    slowest worker, or while [`CLOSED`] closed epochs wait for whoever reads them: a full store holds the sources back.
+//!    What waits is fed at once, up to [`ROUND_TICKS`]: small epochs share the cost of a step.
 //! 4. Whoever took the outputs and is gone stops the engine: `submit` says so.
 
 use crate::cutter::Cut;
-use crate::dataflow::{self, Control, DataflowConfig, Piece, Report};
-use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
+use crate::dataflow::{self, DataflowConfig, Report, Reports};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use marea_model::output::{ClosedEpoch, Totals, net};
-use marea_model::{Epoch, Record};
+use marea_model::{Epoch, Rows};
+use marea_operators::bars::Counts;
+use marea_operators::epochs::Feed;
 use marea_operators::rollup::RollupError;
-use marea_operators::scan::owner;
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 use timely::dataflow::ProbeHandle;
 
-/// Cuts that wait for a worker, beside the one that it works on.
-const IN_FLIGHT: usize = 2;
+/// Ticks that wait for a worker, beside those that it works on. One epoch may always wait.
+const QUEUED_TICKS: usize = 40_000;
+/// Epochs that wait for a worker, however few ticks they have.
+const QUEUED_EPOCHS: usize = 256;
+/// Ticks that a worker is fed before it steps. One epoch may have more.
+const ROUND_TICKS: usize = 4_096;
 
 /// Closed epochs that wait for the committer, and cuts that wait to be closed.
 const CLOSED: usize = 64;
@@ -44,16 +49,87 @@ pub struct EngineConfig {
     pub dataflow: DataflowConfig,
 }
 
-/// A cut's part for one worker.
-struct Share {
-    epoch: Epoch,
-    records: Vec<Record>,
-    control: Control,
+/// What one worker is to be fed: a queue that is full by its ticks.
+#[derive(Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    /// There is room again, or nobody takes any more.
+    room: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    feeds: VecDeque<(Epoch, Arc<Feed>)>,
+    ticks: usize,
+    /// Nothing more comes.
+    closed: bool,
+    /// Nobody takes any more.
+    abandoned: bool,
+}
+
+fn ticks_of(feed: &Feed) -> usize {
+    feed.ticks.iter().map(|slice| slice.rows.len()).sum()
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Blocks while it is full.
+    fn push(&self, epoch: Epoch, feed: Arc<Feed>) -> Result<(), EngineError> {
+        let ticks = ticks_of(&feed);
+        let mut waiting = self.lock();
+        while !waiting.abandoned
+            && !waiting.feeds.is_empty()
+            && (waiting.ticks + ticks > QUEUED_TICKS || waiting.feeds.len() >= QUEUED_EPOCHS)
+        {
+            waiting = self.room.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        }
+        if waiting.abandoned {
+            return Err(EngineError::Stopped);
+        }
+        waiting.ticks += ticks;
+        waiting.feeds.push_back((epoch, feed));
+        Ok(())
+    }
+
+    /// Takes the epochs of a round; none if there are none, and nothing more comes.
+    fn take(&self, round: &mut Vec<(Epoch, Arc<Feed>)>) -> Option<()> {
+        let mut waiting = self.lock();
+        let mut taken = 0;
+        while let Some((epoch, feed)) = waiting.feeds.pop_front() {
+            let ticks = ticks_of(&feed);
+            taken += ticks;
+            waiting.ticks -= ticks;
+            round.push((epoch, feed));
+            if taken >= ROUND_TICKS {
+                break;
+            }
+        }
+        if round.is_empty() {
+            return (!waiting.closed).then_some(());
+        }
+        self.room.notify_one();
+        Some(())
+    }
+}
+
+/// Whoever takes from a queue; when it is gone, also by a panic, the queue is abandoned.
+struct Taker(Arc<Queue>);
+
+impl Drop for Taker {
+    fn drop(&mut self) {
+        let mut waiting = self.0.lock();
+        waiting.abandoned = true;
+        waiting.feeds.clear();
+        self.0.room.notify_one();
+    }
 }
 
 /// The running workers. Dropping it, or [`Engine::close`], lets them finish what was submitted.
 pub struct Engine {
-    workers: Vec<(Sender<Share>, Thread)>,
+    workers: Vec<(Arc<Queue>, Thread)>,
     cuts: Sender<Cut>,
     outputs: Receiver<ClosedEpoch>,
     threads: Vec<JoinHandle<()>>,
@@ -86,21 +162,21 @@ impl Engine {
     ) -> Result<Engine, EngineError> {
         let peers = config.workers.max(1);
         config.dataflow.scan(0, peers)?;
-        let (report_out, report_in) = crossbeam_channel::unbounded::<Report>();
+        let (report_out, report_in) = crossbeam_channel::unbounded();
         let (thread_out, thread_in) = bounded::<(usize, Thread)>(peers);
-        let (senders, receivers): (Vec<_>, Vec<_>) = (0..peers).map(|_| bounded::<Share>(IN_FLIGHT)).unzip();
-        let receivers: Mutex<Vec<Option<Receiver<Share>>>> = Mutex::new(receivers.into_iter().map(Some).collect());
+        let queues: Vec<Arc<Queue>> = (0..peers).map(|_| Arc::default()).collect();
+        let takers: Mutex<Vec<_>> = Mutex::new(queues.iter().map(|queue| Some(Taker(queue.clone()))).collect());
         let dataflow = config.dataflow.clone();
         let timely_config = match peers {
             1 => timely::Config::thread(),
             _ => timely::Config::process(peers),
         };
         let run = move |worker: &mut timely::worker::Worker| {
-            let shares = receivers.lock().ok().and_then(|mut r| r.get_mut(worker.index()).and_then(Option::take));
-            let Some(shares) = shares else { return };
-            // The engine may be gone already; then the channel says so below.
+            let taker = takers.lock().ok().and_then(|mut t| t.get_mut(worker.index()).and_then(Option::take));
+            let Some(taker) = taker else { return };
+            // The engine may be gone already; then the queue says so below.
             let _ = thread_out.send((worker.index(), std::thread::current()));
-            work(worker, &dataflow, &shares, &report_out, &beat);
+            work(worker, &dataflow, &taker.0, &report_out, &beat);
         };
         // Timely's guards join on drop; they live on a thread of their own, which ends when the workers do.
         let guards = timely::execute(timely_config, run).map_err(EngineError::Start)?;
@@ -116,31 +192,23 @@ impl Engine {
             .name("gather".to_owned())
             .spawn(move || gather(peers, &cuts_in, &report_in, &closed_out))
             .map_err(|e| EngineError::Start(e.to_string()))?;
-        let workers = senders.into_iter().zip(threads.into_iter().map(|(_, thread)| thread)).collect();
+        let workers = queues.into_iter().zip(threads.into_iter().map(|(_, thread)| thread)).collect();
         Ok(Engine { workers, cuts, outputs, threads: vec![join, gather] })
     }
 
     /// Feeds a cut; blocks while the workers are behind. Epochs must rise.
     pub fn submit(&self, mut cut: Cut) -> Result<(), EngineError> {
-        let peers = self.workers.len();
-        let records = std::mem::take(&mut cut.records);
-        let control = Control {
+        let feed = Arc::new(Feed {
             progress: cut.progress,
-            config: Arc::from(cut.config.as_slice()),
-            accounts: Arc::from(cut.accounts.as_slice()),
-        };
+            ticks: std::mem::take(&mut cut.ticks),
+            config: std::mem::take(&mut cut.config),
+            accounts: std::mem::take(&mut cut.accounts),
+            metrics: cut.metrics,
+        });
         let epoch = cut.epoch;
         self.cuts.send(cut).map_err(|_| EngineError::Stopped)?;
-        let mut shares: Vec<Vec<Record>> = vec![Vec::new(); peers];
-        if peers == 1 {
-            shares[0] = records;
-        } else {
-            for record in records {
-                shares[owner(record.tick.symbol, peers)].push(record);
-            }
-        }
-        for ((sender, thread), records) in self.workers.iter().zip(shares) {
-            sender.send(Share { epoch, records, control: control.clone() }).map_err(|_| EngineError::Stopped)?;
+        for (queue, thread) in &self.workers {
+            queue.push(epoch, Arc::clone(&feed))?;
             thread.unpark();
         }
         Ok(())
@@ -164,63 +232,55 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        for (sender, thread) in self.workers.drain(..) {
-            drop(sender);
+        for (queue, thread) in self.workers.drain(..) {
+            queue.lock().closed = true;
             thread.unpark();
         }
         self.threads.clear();
     }
 }
 
-/// One worker: builds the dataflow, then feeds it share by share until the engine is gone.
+/// One worker: builds the dataflow, then feeds it round by round until the engine is gone.
 fn work(
     worker: &mut timely::worker::Worker,
     config: &DataflowConfig,
-    shares: &Receiver<Share>,
-    reports: &Sender<Report>,
+    queue: &Queue,
+    reports_out: &Sender<(usize, Vec<Report>)>,
     beat: &impl Fn(usize),
 ) {
-    let probe = ProbeHandle::new();
+    let (probe, reports) = (ProbeHandle::new(), Reports::default());
     // The timeframes were tried before any worker was started.
-    let Ok(mut inputs) = dataflow::build(worker, config, reports.clone(), &probe) else { return };
-    loop {
+    let Ok(mut input) = dataflow::build(worker, config, &reports, &probe) else { return };
+    let mut round = Vec::new();
+    while queue.take(&mut round).is_some() {
         beat(worker.index());
-        match shares.try_recv() {
-            Ok(share) => {
-                inputs.feed(share.epoch, share.records, share.control);
-                // Until it has come through: few epochs in flight keep the state in cache. Other workers' shares of
-                // this epoch may still be on their way, hence the park.
-                while probe.less_than(&(share.epoch + 1)) {
-                    worker.step_or_park(Some(Duration::from_millis(100)));
-                }
-            }
-            Err(TryRecvError::Empty) => {
-                worker.step_or_park(Some(IDLE));
-            }
-            Err(TryRecvError::Disconnected) => break,
+        let Some((last, _)) = round.last() else {
+            worker.step_or_park(Some(IDLE));
+            continue;
+        };
+        let last = *last;
+        round.drain(..).for_each(|(epoch, feed)| input.feed(epoch, feed));
+        // Until they have come through: few epochs in flight keep the state in cache. Other workers may not have been
+        // fed them yet, hence the park.
+        while probe.less_than(&(last + 1)) {
+            worker.step_or_park(Some(Duration::from_millis(100)));
         }
+        // The gatherer gone: the engine is being dropped, and nobody waits for this.
+        let _ = reports_out.send((worker.index(), std::mem::take(&mut *reports.borrow_mut())));
     }
-    inputs.close();
 }
 
 /// Puts the workers' parts of each epoch together.
-fn gather(peers: usize, cuts: &Receiver<Cut>, reports: &Receiver<Report>, closed: &Sender<ClosedEpoch>) {
-    let mut through = vec![0; peers];
-    let mut pieces: BTreeMap<Epoch, Vec<Piece>> = BTreeMap::new();
-    let mut next: Option<Cut> = None;
-    for report in reports {
-        for (epoch, piece) in report.pieces {
-            pieces.entry(epoch).or_default().push(piece);
-        }
-        through[report.worker] = report.through;
-        let complete = through.iter().min().copied().unwrap_or(0);
-        loop {
-            if next.is_none() {
-                next = cuts.try_recv().ok();
-            }
-            let Some(cut) = next.take_if(|cut| cut.epoch < complete) else { break };
-            let pieces = pieces.remove(&cut.epoch).unwrap_or_default();
-            if closed.send(close(cut, pieces)).is_err() {
+fn gather(peers: usize, cuts: &Receiver<Cut>, reports: &Receiver<(usize, Vec<Report>)>, closed: &Sender<ClosedEpoch>) {
+    // Every worker reports every epoch, in order.
+    let mut waiting: Vec<VecDeque<Report>> = (0..peers).map(|_| VecDeque::new()).collect();
+    for (worker, reports) in reports {
+        waiting[worker].extend(reports);
+        while waiting.iter().all(|reports| !reports.is_empty()) {
+            let parts = waiting.iter_mut().filter_map(VecDeque::pop_front);
+            // It was sent before the workers were fed.
+            let Ok(cut) = cuts.recv() else { return };
+            if closed.send(close(cut, parts)).is_err() {
                 return;
             }
         }
@@ -228,25 +288,17 @@ fn gather(peers: usize, cuts: &Receiver<Cut>, reports: &Receiver<Report>, closed
 }
 
 /// One closed epoch of its parts.
-fn close(cut: Cut, pieces: Vec<Piece>) -> ClosedEpoch {
-    let mut deltas = Vec::new();
-    let mut dead = cut.dead;
-    let mut totals = cut.counts;
-    for piece in pieces {
-        match piece {
-            Piece::Deltas(mut d) => deltas.append(&mut d),
-            Piece::Dead(mut d) => dead.append(&mut d),
-            Piece::Counts(counts) => totals.add(&Totals {
-                accepted: counts.accepted,
-                duplicate: counts.duplicate,
-                dead: counts.dead,
-                held: counts.held,
-                price_jumps: counts.price_jumps,
-                ..Totals::default()
-            }),
-        }
+fn close(cut: Cut, parts: impl Iterator<Item = Report>) -> ClosedEpoch {
+    let Cut { epoch, mut dead, counts: mut totals, cursors, progress, .. } = cut;
+    let (mut rows, mut deltas) = (Rows::default(), Vec::new());
+    for mut part in parts {
+        debug_assert_eq!(part.epoch, epoch, "every worker reports every epoch");
+        rows.append(part.rows);
+        deltas.append(&mut part.deltas);
+        dead.append(&mut part.dead);
+        let Counts { accepted, duplicate, dead, held, price_jumps } = part.counts;
+        totals.add(&Totals { accepted, duplicate, dead, held, price_jumps, ..Totals::default() });
     }
     dead.sort();
-    let (epoch, cursors, progress) = (cut.epoch, cut.cursors, cut.progress);
-    ClosedEpoch { epoch, changes: net(deltas), dead, totals, cursors, progress }
+    ClosedEpoch { epoch, rows, changes: net(deltas), dead, totals, cursors, progress }
 }

@@ -43,6 +43,8 @@ const BATCHES: usize = 8;
 const WALL_TICK: Duration = Duration::from_millis(10);
 /// How often the event clock looks at what else may have happened.
 const EVENT_TICK: Duration = Duration::from_millis(50);
+/// How often metrics are given: nothing waits for them, and there may be very many.
+const METRICS_EVERY: Nanos = SECOND;
 /// How long commits are tried again after a signal, so that the process is gone within 10 s of it: the last one may wait
 /// 5 s for a lock.
 const DRAIN: Duration = Duration::from_secs(4);
@@ -347,6 +349,7 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
             max_ticks: config.pipeline.max_ticks,
             timeframes,
             instruments: instruments.clone(),
+            metrics_every: METRICS_EVERY,
         }),
         clock: config.pipeline.clock,
         engine,
@@ -623,11 +626,15 @@ impl Cutting {
                     self.submit(cut)?;
                 }
                 if self.end_when_finished {
-                    return Ok(());
+                    break;
                 }
             }
         }
-        self.cut(Cutter::is_drained)
+        self.cut(Cutter::is_drained)?;
+        match self.cutter.settle() {
+            Some(cut) => self.submit(cut),
+            None => Ok(()),
+        }
     }
 
     fn push(&mut self, input: Input) {

@@ -210,7 +210,15 @@ mod tests {
     use marea_model::{Cursor, DeadLetter, Partition, Progress};
 
     fn epoch(totals: Totals, dead: Vec<DeadLetter>) -> ClosedEpoch {
-        ClosedEpoch { epoch: 1, changes: Vec::new(), dead, totals, cursors: Vec::new(), progress: Progress::START }
+        ClosedEpoch {
+            epoch: 1,
+            rows: marea_model::Rows::default(),
+            changes: Vec::new(),
+            dead,
+            totals,
+            cursors: Vec::new(),
+            progress: Progress::START,
+        }
     }
 
     #[test]

@@ -16,12 +16,15 @@
 
 use crate::{BATCH_ROWS, Input, Sender, Stop, Stopped, send, wall_now};
 use arrow_array::RecordBatch;
-use marea_model::codec::arrow::{BatchReader, RowsAre, check_schema, decode_batch};
+use marea_model::codec::arrow::{BatchReader, RowsAre, check_schema, decode_batch, dictionary_schema};
 use marea_model::codec::{Decoded, Decoder, csv, json};
 use marea_model::cursor::{Batch, DeadLetter};
 use marea_model::time::Nanos;
-use marea_model::{AccountSnapshot, Cursor, Partition, Record};
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use marea_model::{AccountSnapshot, Cursor, Partition, Ticks};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+};
+use parquet::basic::ConvertedType;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fs::File;
@@ -235,8 +238,8 @@ impl Reading {
         Ok(Reading::Accounts { lines, line: Vec::new() })
     }
 
-    /// Decodes some more rows, from the row that `first` names. How many (a blank line is one), and whether there may
-    /// be more, or why not.
+    /// Decodes up to `rows` more rows, from the row that `first` names. How many (a blank line is one), and whether there
+    /// may be more, or why not.
     fn read(
         &mut self,
         decoder: &Decoder,
@@ -247,7 +250,7 @@ impl Reading {
     ) -> (u64, Result<bool, String>) {
         let received = wall_now();
         match self {
-            Reading::Parquet(parquet) => match parquet.next(first.offset, progress) {
+            Reading::Parquet(parquet) => match parquet.next(first.offset, rows, progress) {
                 Err(cause) => (0, Err(cause)),
                 Ok(None) => (0, Ok(false)),
                 Ok(Some(batch)) => {
@@ -255,10 +258,12 @@ impl Reading {
                     (batch.num_rows() as u64, Ok(true))
                 }
             },
-            Reading::Arrow(batches) => match batches.decode_next(decoder, first, RowsAre::Offsets, received, out) {
-                Err(error) => (0, Err(error.to_string())),
-                Ok(read) => (read.unwrap_or(0) as u64, Ok(read.is_some())),
-            },
+            Reading::Arrow(batches) => {
+                match batches.decode_some(decoder, first, rows, RowsAre::Offsets, received, out) {
+                    Err(error) => (0, Err(error.to_string())),
+                    Ok(read) => (read.unwrap_or(0) as u64, Ok(read.is_some())),
+                }
+            }
             Reading::Csv(reader) => {
                 let more = reader.read(decoder, rows, received, out).map_err(|e| e.to_string());
                 (reader.upper() - first.offset, more)
@@ -288,6 +293,8 @@ impl Reading {
 struct Parquet {
     path: PathBuf,
     batches: ParquetRecordBatchReader,
+    /// What is left of a batch of which not all rows were wanted.
+    rest: Option<RecordBatch>,
     by_row: bool,
     rows: u64,
     bytes: u64,
@@ -295,8 +302,9 @@ struct Parquet {
 
 impl Parquet {
     fn open(path: &Path, file: File, bytes: u64, progress: &FileProgress, rows: usize) -> Result<Self, String> {
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| e.to_string())?;
-        check_schema(builder.schema()).map_err(|e| e.to_string())?;
+        let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|e| e.to_string())?;
+        check_schema(metadata.schema()).map_err(|e| e.to_string())?;
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, with_dictionaries(metadata));
         for column in builder.metadata().row_groups().iter().flat_map(|group| group.columns()) {
             // The crate takes this for granted, and would panic.
             let start = column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());
@@ -313,10 +321,27 @@ impl Parquet {
         };
         let batches = builder.with_batch_size(rows).build().map_err(|e| e.to_string())?;
         progress.rows_total.fetch_add(total, Ordering::Relaxed);
-        Ok(Parquet { path: path.to_owned(), batches, by_row: false, rows: total, bytes })
+        Ok(Parquet { path: path.to_owned(), batches, rest: None, by_row: false, rows: total, bytes })
     }
 
-    fn next(&mut self, row: u64, progress: &FileProgress) -> Result<Option<RecordBatch>, String> {
+    /// Up to `most` rows from `row` on.
+    fn next(&mut self, row: u64, most: usize, progress: &FileProgress) -> Result<Option<RecordBatch>, String> {
+        let batch = match self.rest.take() {
+            Some(batch) => batch,
+            None => match self.next_batch(row, progress)? {
+                Some(batch) => batch,
+                None => return Ok(None),
+            },
+        };
+        let rows = batch.num_rows();
+        if rows <= most {
+            return Ok(Some(batch));
+        }
+        self.rest = Some(batch.slice(most, rows - most));
+        Ok(Some(batch.slice(0, most)))
+    }
+
+    fn next_batch(&mut self, row: u64, progress: &FileProgress) -> Result<Option<RecordBatch>, String> {
         let batch = match self.batches.next() {
             Some(Err(_)) if !self.by_row => {
                 self.by_row = true;
@@ -341,6 +366,22 @@ impl Parquet {
     }
 }
 
+/// Asks for the texts as the file has them: where all row groups have a dictionary, its keys are read and not the texts.
+fn with_dictionaries(metadata: ArrowReaderMetadata) -> ArrowReaderMetadata {
+    let file = metadata.metadata();
+    let columns = file.file_metadata().schema_descr();
+    // Else a column of the schema may be several in the file.
+    if columns.num_columns() != metadata.schema().fields().len() {
+        return metadata;
+    }
+    let schema = dictionary_schema(metadata.schema(), |i| {
+        columns.column(i).converted_type() == ConvertedType::UTF8
+            && file.row_groups().iter().all(|group| group.column(i).dictionary_page_offset().is_some())
+    });
+    let options = ArrowReaderOptions::new().with_schema(schema);
+    ArrowReaderMetadata::try_new(Arc::clone(file), options).unwrap_or(metadata)
+}
+
 /// One file, and what has been decoded of it but not yet sent.
 struct Stream {
     path: PathBuf,
@@ -352,34 +393,40 @@ struct Stream {
     /// … it broke here.
     broken: Option<FileError>,
     decoded: Decoded,
-    records: IntoIter<Record>,
+    records: Ticks,
+    /// The next of the records in hand.
+    at: usize,
     accounts: IntoIter<(Cursor, AccountSnapshot)>,
 }
 
 impl Stream {
     /// The event time of the next item in hand.
     fn head(&self) -> Option<Nanos> {
-        let record = self.records.as_slice().first().map(|r| r.tick.event_time);
+        let record = self.records.event_times().get(self.at).copied();
         record.or_else(|| self.accounts.as_slice().first().map(|(_, a)| a.event_time))
     }
 
-    /// Reads until there is an item in hand or nothing more can be read.
+    /// Reads on from where nothing is in hand, until `rows` rows are or nothing more can be read.
     fn fill(&mut self, decoder: &Decoder, rows: usize, progress: &FileProgress) {
-        while !self.ended && self.decoded.records.is_empty() && self.decoded.accounts.is_empty() {
-            let before = self.decoded.len();
-            let (read, more) = self.reading.read(decoder, self.next, rows, progress, &mut self.decoded);
+        let before = self.decoded.len();
+        while !self.ended {
+            let nothing = self.decoded.records.is_empty() && self.decoded.accounts.is_empty();
+            // A file of nothing but rejects is sent in batches too.
+            let most = if nothing { BATCH_ROWS } else { rows };
+            let wanted = most.saturating_sub(self.decoded.len()).min(rows);
+            if wanted == 0 {
+                break;
+            }
+            let (read, more) = self.reading.read(decoder, self.next, wanted, progress, &mut self.decoded);
             self.next.offset += read;
-            progress.rows_read.fetch_add((self.decoded.len() - before) as u64, Ordering::Relaxed);
             self.ended = more != Ok(true);
             if let Err(cause) = more {
                 self.broken = Some(FileError::Corrupt { path: self.path.clone(), row: self.next.offset, cause });
             }
-            // A file of nothing but rejects is sent in batches too.
-            if self.decoded.rejects.len() >= BATCH_ROWS {
-                break;
-            }
         }
-        self.records = std::mem::take(&mut self.decoded.records).into_iter();
+        progress.rows_read.fetch_add((self.decoded.len() - before) as u64, Ordering::Relaxed);
+        self.records = std::mem::take(&mut self.decoded.records);
+        self.at = 0;
         self.accounts = std::mem::take(&mut self.decoded.accounts).into_iter();
     }
 }
@@ -422,7 +469,8 @@ pub fn open(config: &FileConfig, decoder: &Decoder) -> Result<Files, Vec<FileErr
                 ended: false,
                 broken: None,
                 decoded: Decoded::default(),
-                records: Vec::new().into_iter(),
+                records: Ticks::new(),
+                at: 0,
                 accounts: Vec::new().into_iter(),
             };
             stream.fill(&decoder, rows, &progress);
@@ -445,7 +493,7 @@ struct Pending<'a> {
     out: &'a Sender,
     stop: &'a Stop,
     partition: Partition,
-    records: Vec<Record>,
+    records: Ticks,
     accounts: Vec<(Cursor, AccountSnapshot)>,
     rejects: Vec<DeadLetter>,
     unknown_fields: u64,
@@ -489,9 +537,12 @@ impl Pending<'_> {
     }
 
     fn take_head(&mut self, stream: &mut Stream) -> Result<(), Stopped> {
-        match stream.records.next() {
-            Some(record) => self.records.push(record),
-            None => self.accounts.extend(stream.accounts.next()),
+        if stream.at < stream.records.len() {
+            let record = stream.records.record(stream.at);
+            self.records.push(record.cursor, record.tick);
+            stream.at += 1;
+        } else {
+            self.accounts.extend(stream.accounts.next());
         }
         if self.len() >= BATCH_ROWS { self.flush(false) } else { Ok(()) }
     }
@@ -539,18 +590,39 @@ impl Files {
 
     fn merge(&mut self, out: &Sender, stop: &Stop) -> Result<(), End> {
         let Files { streams, decoder, rows, speed, progress } = self;
+        let only = streams.len() == 1 && *speed == Speed::Full;
         let partition = Partition::new(PARTITION).expect("a valid partition name");
         send(out, stop, Input::Start { partition })?;
         let mut pending = Pending {
             out,
             stop,
             partition,
-            records: Vec::new(),
+            records: Ticks::new(),
             accounts: Vec::new(),
             rejects: Vec::new(),
             unknown_fields: 0,
             upper: 0,
         };
+        if let [stream] = &mut streams[..]
+            && only
+        {
+            // Nothing to merge with and nothing to wait for: what has been decoded goes on as it is.
+            loop {
+                pending.records = std::mem::take(&mut stream.records);
+                pending.accounts = std::mem::take(&mut stream.accounts).collect();
+                pending.rejects = std::mem::take(&mut stream.decoded.rejects);
+                pending.unknown_fields = std::mem::take(&mut stream.decoded.unknown_fields);
+                if let Some(error) = stream.broken.take() {
+                    pending.flush(false)?;
+                    return Err(End::Broken(error));
+                }
+                if stream.ended {
+                    break;
+                }
+                pending.flush(false)?;
+                stream.fill(decoder, *rows, progress);
+            }
+        }
         // The streams by what they have in hand; one with nothing in hand comes first, and is read on.
         let head = |stream: &Stream, i: usize| (stream.head().unwrap_or(Nanos::MIN), i);
         let mut next: BinaryHeap<Reverse<(Nanos, usize)>> =
@@ -606,7 +678,7 @@ mod tests {
     use marea_model::codec::arrow;
     use marea_model::cursor::Reason;
     use marea_model::time::{MILLI, SECOND};
-    use marea_model::{AccountId, Amount, Event, Instruments, Price, Size, Symbol, Tick, Timeframe};
+    use marea_model::{AccountId, Amount, Event, Instruments, Price, Record, Size, Symbol, Tick, Timeframe};
     use parquet::arrow::ArrowWriter;
     use parquet::file::properties::WriterProperties;
     use proptest::prelude::*;
@@ -708,7 +780,7 @@ mod tests {
                     assert!(!sent.at_end && batch.partition.as_str() == PARTITION);
                     let rows = batch.records.len() + batch.accounts.len() + batch.rejects.len();
                     sent.batches.push((rows, batch.upper));
-                    sent.records.extend(batch.records);
+                    sent.records.extend(batch.records.iter());
                     sent.accounts.extend(batch.accounts);
                     sent.rejects.extend(batch.rejects);
                     sent.at_end = batch.at_end;
@@ -820,11 +892,40 @@ mod tests {
     }
 
     #[test]
+    fn a_file_alone_is_sent_as_if_it_were_merged_with_nothing() {
+        let folder = Folder::new();
+        let all = ticks("IBM", 30_000);
+        let mut text = String::from_utf8(csv(&all)).unwrap();
+        text.insert_str(text.find(",9000,").unwrap() / 60 * 60, "\n\nnonsense\n\n");
+        let empty = folder.write("empty.csv", b"");
+        for path in [folder.write("a.csv", text.as_bytes()), folder.write("a.parquet", &parquet(&all, 7000))] {
+            let (alone, merged) = (run(&of(std::slice::from_ref(&path))), run(&of(&[path, empty.clone()])));
+            assert!(alone.records == merged.records && alone.rejects == merged.rejects);
+            assert_eq!((alone.batches.last(), alone.at_end), (merged.batches.last(), merged.at_end));
+            assert!(alone.batches.iter().all(|(rows, _)| *rows <= BATCH_ROWS));
+        }
+    }
+
+    #[test]
     fn an_empty_file_is_finished_at_once() {
         let folder = Folder::new();
         let files = [folder.write("a.csv", b""), folder.write("b.parquet", &parquet(&[], 10))];
         let sent = run(&FileConfig { accounts: Some(folder.write("accounts", b"")), ..of(&files) });
         assert_eq!(sent.batches, [(0, 0)]);
+    }
+
+    /// Texts that a file has by their number are read by it: across row groups, each with a dictionary of its own.
+    #[test]
+    fn dictionaries_of_a_file_are_read_as_such() {
+        let folder = Folder::new();
+        let symbols = ["A", "B", "CC", "D-4"];
+        let all: Vec<Tick> = (0..9000).map(|i| tick(symbols[(i / 1000) as usize % 4], i as i64, i)).collect();
+        let path = folder.write("a.parquet", &parquet(&all, 700));
+        let load =
+            |path: &Path| ArrowReaderMetadata::load(&File::open(path).unwrap(), ArrowReaderOptions::new()).unwrap();
+        let schema = with_dictionaries(load(&path)).schema().to_string();
+        assert_eq!(schema.matches("Dictionary(Int32, Utf8)").count(), 2, "{schema}");
+        assert_eq!(run(&of(&[path])).ticks(), all);
     }
 
     #[test]

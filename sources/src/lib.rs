@@ -19,6 +19,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// What a source sends.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "nearly all that is sent is batches, of thousands of rows each")]
 pub enum Input {
     /// A partition exists. Announced before any batch of it, so that it holds the watermark from the beginning.
     Start {

@@ -21,8 +21,8 @@ use crate::{BATCH_ROWS, Input, Sender, Stop, live_file, send, wall_now};
 use marea_model::instrument::InstrumentSpec;
 use marea_model::time::{MILLI, Nanos, SECOND};
 use marea_model::{
-    AccountId, AccountSnapshot, Amount, ConfigUpdate, Cursor, Event, Instrument, Instruments, Partition, Price, Record,
-    Size, Symbol, Tick, cursor::Batch,
+    AccountId, AccountSnapshot, Amount, ConfigUpdate, Cursor, Event, Instrument, Instruments, Partition, Price, Size,
+    Symbol, Tick, Ticks, cursor::Batch,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -640,7 +640,7 @@ pub fn run(config: &Synthetic, instruments: &Instruments, out: &Sender, stop: &S
             Pace::Full => Nanos::MAX,
             Pace::Wall => now,
         };
-        let (mut records, mut accounts) = (Vec::new(), Vec::new());
+        let (mut records, mut accounts) = (Ticks::new(), Vec::new());
         while left > 0 && records.len() + accounts.len() < BATCH_ROWS {
             let Some((_, what)) = market.next_if(|(due, _)| *due <= deadline) else { break };
             let cursor = Cursor { partition, offset, row: 0 };
@@ -648,7 +648,7 @@ pub fn run(config: &Synthetic, instruments: &Instruments, out: &Sender, stop: &S
             match what {
                 Emitted::Tick(tick) => {
                     left -= 1;
-                    records.push(Record { cursor, tick });
+                    records.push(cursor, tick);
                 }
                 Emitted::Account(snapshot) => accounts.push((cursor, snapshot)),
             }
@@ -685,7 +685,7 @@ mod tests {
     use super::*;
     use marea_model::num::MAX_SCALE;
     use marea_model::strategy::{KINDS, StrategySpec};
-    use marea_model::{LiveConfig, StrategyId};
+    use marea_model::{LiveConfig, Record, StrategyId};
     use std::collections::{BTreeSet, HashMap};
     use std::time::Instant;
 
@@ -708,7 +708,7 @@ mod tests {
             match input {
                 Input::Batch(batch) => {
                     assert!(batch.records.len() + batch.accounts.len() <= BATCH_ROWS);
-                    records.extend(batch.records);
+                    records.extend(batch.records.iter());
                     accounts.extend(batch.accounts);
                 }
                 other => others.push(other),

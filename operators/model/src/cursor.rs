@@ -3,6 +3,7 @@
 use crate::account::AccountSnapshot;
 use crate::name::Partition;
 use crate::tick::Tick;
+use crate::ticks::Ticks;
 use crate::time::Nanos;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -131,7 +132,7 @@ pub struct Batch {
     /// The partition that all of it comes from.
     pub partition: Partition,
     /// Ticks in order.
-    pub records: Vec<Record>,
+    pub records: Ticks,
     /// What could not be read.
     pub rejects: Vec<DeadLetter>,
     /// Account snapshots, with where they came from.

@@ -53,6 +53,9 @@ pub enum NumError {
 /// Reads `[+-]digits[.digits][e[+-]digits]` as a fixed-point integer of `scale`, exactly or not at all.
 pub fn parse_fixed(text: &str, scale: u8) -> Result<i64, NumError> {
     let bytes = text.as_bytes();
+    if let Some(units) = parse_plain(bytes, scale) {
+        return Ok(units);
+    }
     let (negative, mut rest) = match bytes {
         [b'-', rest @ ..] => (true, rest),
         [b'+', rest @ ..] => (false, rest),
@@ -117,6 +120,26 @@ pub fn parse_fixed(text: &str, scale: u8) -> Result<i64, NumError> {
     i64::try_from(if negative { -value } else { value }).map_err(|_| NumError::TooLarge)
 }
 
+/// At most eighteen digits, with or without a point, that need no more than `scale` decimals and fit.
+fn parse_plain(bytes: &[u8], scale: u8) -> Option<i64> {
+    if bytes.len() > 18 {
+        return None;
+    }
+    let (mut units, mut point) = (0_i64, None);
+    for (i, byte) in bytes.iter().enumerate() {
+        match byte {
+            b'0'..=b'9' => units = units * 10 + i64::from(byte - b'0'),
+            b'.' if point.is_none() => point = Some(i),
+            _ => return None,
+        }
+    }
+    let decimals = point.map_or(0, |point| bytes.len() - point - 1);
+    if bytes.len() == usize::from(point.is_some()) {
+        return None;
+    }
+    units.checked_mul(pow10(scale.checked_sub(decimals as u8)?))
+}
+
 /// The decimal that `value` prints as in its shortest round-trip, as a fixed-point integer of `scale`.
 pub fn fixed_from_f64(value: f64, scale: u8) -> Result<i64, NumError> {
     if !value.is_finite() {
@@ -130,6 +153,10 @@ pub fn fixed_from_f64(value: f64, scale: u8) -> Result<i64, NumError> {
             return Ok(rounded as i64);
         }
     }
+    // Whole doubles below 2^53 are at most 1 apart: no decimal with fewer digits is nearer to one than its neighbours.
+    if value.abs() < 9_007_199_254_740_992.0 && value.trunc() == value {
+        return (value as i64).checked_mul(pow10(scale)).ok_or(NumError::TooLarge);
+    }
     let mut text = [0_u8; 400];
     let length = {
         use std::io::Write;
@@ -138,6 +165,61 @@ pub fn fixed_from_f64(value: f64, scale: u8) -> Result<i64, NumError> {
         cursor.position() as usize
     };
     parse_fixed(std::str::from_utf8(&text[..length]).map_err(|_| NumError::NotANumber)?, scale)
+}
+
+/// What the numbers of a column are multiplied by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Powers<'a> {
+    /// 10 to the power of one scale.
+    One(u8),
+    /// A power of ten each, 10^12 at most.
+    Each(&'a [f64]),
+}
+
+impl Powers<'_> {
+    /// The power of a row.
+    pub(crate) fn of(&self, row: usize) -> i64 {
+        match self {
+            Powers::One(scale) => pow10(*scale),
+            // Powers of ten up to 10^22 are whole doubles.
+            Powers::Each(powers) => powers[row] as i64,
+        }
+    }
+
+    /// The scale of a row.
+    pub(crate) fn scale(&self, row: usize) -> u8 {
+        match self {
+            Powers::One(scale) => *scale,
+            Powers::Each(powers) => (powers[row] as i64).ilog10() as u8,
+        }
+    }
+}
+
+/// What [`fixed_from_f64`] says of each value, where that takes one multiplication and one division; −1 elsewhere.
+///
+/// Why it is the same: let r be whole, |r| < 10^15 and r / 10^s, rounded to a double, equal x. r and 10^s (s ≤ 22) are
+/// whole doubles, and a division is correctly rounded: so x is the double nearest to the decimal r · 10^-s, which has 15
+/// significant digits at most. No two such decimals have the same nearest double (DBL_DIG = 15), so r · 10^-s is the
+/// only one that reads as x, hence what x prints as in its shortest round-trip. How r was found does not matter.
+pub(crate) fn fixed_from_f64s(values: &[f64], powers: &Powers<'_>, to: &mut [i64]) {
+    // Adding 1.5 · 2^52 leaves the nearest whole number in a double's lowest bits, as long as it is below 2^51.
+    const MAGIC: f64 = 6_755_399_441_055_744.0;
+    let fixed = |value: f64, power: f64| {
+        let sum = value * power + MAGIC;
+        let (rounded, units) = (sum - MAGIC, sum.to_bits().wrapping_sub(MAGIC.to_bits()) as i64);
+        let exact = (rounded / power == value) & (rounded.abs() < 1e15);
+        if exact { units } else { -1 }
+    };
+    match powers {
+        Powers::One(scale) => {
+            let power = pow10(*scale) as f64;
+            to.iter_mut().zip(values).for_each(|(to, value)| *to = fixed(*value, power));
+        }
+        Powers::Each(powers) => {
+            let pairs = values.iter().zip(*powers);
+            to.iter_mut().zip(pairs).for_each(|(to, (value, power))| *to = fixed(*value, *power));
+        }
+    }
 }
 
 /// Prints a fixed-point integer without trailing zeros: `format_fixed(18190, 2)` is `181.9`.
@@ -374,6 +456,29 @@ mod tests {
         #[test]
         fn fixed_reads_as_it_prints(mantissa: i64, scale in 0_u8..=12) {
             prop_assert_eq!(parse_fixed(&format_fixed(mantissa.into(), scale), scale), Ok(mantissa));
+        }
+
+        #[test]
+        fn columns_are_read_like_their_values(
+            values in prop::collection::vec(prop_oneof![
+                any::<f64>(),
+                (any::<i64>(), 0_u32..63, 0_u8..=12).prop_map(|(n, shift, scale)| fixed_to_f64((n >> shift).into(), scale)),
+                (-100_i64..100).prop_map(|n| 1e15 / 100.0 + n as f64),
+            ], 0..20),
+            scale in 0_u8..=12,
+        ) {
+            let mut units = vec![7; values.len()];
+            fixed_from_f64s(&values, &Powers::One(scale), &mut units);
+            let mut each = vec![7; values.len()];
+            fixed_from_f64s(&values, &Powers::Each(&vec![pow10(scale) as f64; values.len()]), &mut each);
+            prop_assert_eq!(&units, &each);
+            for (value, units) in values.iter().zip(units) {
+                let by_text = parse_fixed(&format!("{value}"), scale);
+                prop_assert_eq!(fixed_from_f64(*value, scale), by_text, "{}", value);
+                prop_assert!(units == -1 || by_text == Ok(units), "{} is not {}", value, units);
+                let plain = by_text.is_ok_and(|units| units.abs() < 1_000_000_000_000_000);
+                prop_assert!(units != -1 || !plain || by_text == Ok(-1), "{}", value);
+            }
         }
 
         #[test]

@@ -293,12 +293,140 @@ impl Totals {
     }
 }
 
-/// What one closed epoch did, gathered from all workers: all that a sink needs.
+/// The indicators of newly closed bars, a row a bar: the values of a set of names. Undefined values are NaN here, and
+/// have no row in the state.
+#[derive(Clone, Debug, Default)]
+pub struct IndicatorBars {
+    blocks: Vec<IndicatorBlock>,
+    open_times: Vec<Nanos>,
+    values: Vec<f64>,
+}
+
+/// Bars of one symbol, one after the other.
+#[derive(Clone, Debug)]
+struct IndicatorBlock {
+    symbol: Symbol,
+    timeframe: Timeframe,
+    names: Arc<[Arc<str>]>,
+    bars: usize,
+}
+
+impl IndicatorBars {
+    /// Bars held.
+    pub fn len(&self) -> usize {
+        self.open_times.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.open_times.is_empty()
+    }
+
+    /// Appends a row for each of these bars of one symbol, all undefined; gives their values to be filled in, bar by bar,
+    /// in the order of `names`.
+    pub fn extend(
+        &mut self,
+        symbol: Symbol,
+        timeframe: Timeframe,
+        open_times: &[Nanos],
+        names: &Arc<[Arc<str>]>,
+    ) -> &mut [f64] {
+        let from = self.values.len();
+        self.blocks.push(IndicatorBlock { symbol, timeframe, names: names.clone(), bars: open_times.len() });
+        self.open_times.extend_from_slice(open_times);
+        self.values.resize(from + open_times.len() * names.len(), f64::NAN);
+        &mut self.values[from..]
+    }
+
+    /// Appends all of another.
+    pub fn append(&mut self, mut other: IndicatorBars) {
+        if self.is_empty() {
+            *self = other;
+            return;
+        }
+        self.blocks.append(&mut other.blocks);
+        self.open_times.append(&mut other.open_times);
+        self.values.append(&mut other.values);
+    }
+
+    /// Symbol, timeframe, names, open times, and values bar by bar, of bars of one symbol and timeframe after the other.
+    pub fn blocks(&self) -> impl Iterator<Item = (Symbol, Timeframe, &[Arc<str>], &[Nanos], &[f64])> {
+        let (mut open_times, mut values) = (&*self.open_times, &*self.values);
+        self.blocks.iter().map(move |block| {
+            let (times, later) = open_times.split_at(block.bars);
+            let (these, others) = values.split_at(block.bars * block.names.len());
+            (open_times, values) = (later, others);
+            (block.symbol, block.timeframe, &*block.names, times, these)
+        })
+    }
+
+    /// One row of the state each.
+    pub fn rows(&self) -> impl Iterator<Item = IndicatorRow> {
+        self.blocks().flat_map(|(symbol, timeframe, names, open_times, values)| {
+            let bars = open_times.iter().zip(values.chunks(names.len()));
+            bars.flat_map(move |(open_time, values)| {
+                names.iter().zip(values).filter(|(_, value)| !value.is_nan()).map(move |(name, value)| IndicatorRow {
+                    symbol,
+                    timeframe,
+                    open_time: *open_time,
+                    name: name.clone(),
+                    value: F64(*value),
+                })
+            })
+        })
+    }
+}
+
+/// Rows that stand now: new, or in the place of one of the same key. This is how most rows come, by table and in no
+/// particular order, so that nobody has to compare them.
+#[derive(Clone, Debug, Default)]
+pub struct Rows {
+    /// Of `bars`.
+    pub bars: Vec<Bar>,
+    /// Of `indicators`, for bars that have closed.
+    pub indicators: IndicatorBars,
+    /// Of `trades`.
+    pub trades: Vec<TradeRow>,
+    /// Of `metrics`.
+    pub metrics: Vec<MetricsRow>,
+}
+
+impl Rows {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.bars.is_empty() && self.indicators.is_empty() && self.trades.is_empty() && self.metrics.is_empty()
+    }
+
+    /// Appends all of another.
+    pub fn append(&mut self, mut other: Rows) {
+        fn append<T>(all: &mut Vec<T>, other: &mut Vec<T>) {
+            if all.is_empty() { std::mem::swap(all, other) } else { all.append(other) }
+        }
+        append(&mut self.bars, &mut other.bars);
+        append(&mut self.trades, &mut other.trades);
+        append(&mut self.metrics, &mut other.metrics);
+        self.indicators.append(other.indicators);
+    }
+
+    /// The same, one by one.
+    pub fn into_outputs(self) -> impl Iterator<Item = Output> {
+        let indicators: Vec<Output> = self.indicators.rows().map(Output::Indicator).collect();
+        let bars = self.bars.into_iter().map(Output::Bar);
+        let trades = self.trades.into_iter().map(Output::Trade);
+        let metrics = self.metrics.into_iter().map(|row| Output::Metrics(Box::new(row)));
+        bars.chain(indicators).chain(trades).chain(metrics)
+    }
+}
+
+/// What one closed epoch did, gathered from all workers: all that a sink needs. A key stands in one of `rows` and
+/// `changes` at most.
 #[derive(Clone, Debug)]
 pub struct ClosedEpoch {
     /// The epoch.
     pub epoch: Epoch,
-    /// The net change of each key, ordered by key.
+    /// Rows that stand now.
+    pub rows: Rows,
+    /// The net change of each other key, ordered by key.
     pub changes: Vec<Change>,
     /// Dead letters, ordered.
     pub dead: Vec<DeadLetter>,
@@ -308,6 +436,19 @@ pub struct ClosedEpoch {
     pub cursors: Vec<(Partition, u64)>,
     /// As of its end.
     pub progress: Progress,
+}
+
+impl ClosedEpoch {
+    /// Makes changes of all rows: then `changes` has the net change of every key, ordered by key.
+    pub fn expand(&mut self) {
+        if self.rows.is_empty() {
+            return;
+        }
+        self.changes.extend(std::mem::take(&mut self.rows).into_outputs().map(Change::Upsert));
+        self.changes.sort_by_cached_key(|change| match change {
+            Change::Upsert(output) | Change::Delete(output) => output.key(),
+        });
+    }
 }
 
 /// Nets the deltas of an epoch into at most one change a key, ordered by key. Rows that come and go leave nothing.

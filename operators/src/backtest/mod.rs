@@ -48,8 +48,10 @@
 //! assert_eq!(metrics_all(&backtest, &params).trades, 1);
 //! ```
 
+mod columns;
 mod partial;
 
+pub use columns::{ColumnEvents, Columns, Replay};
 pub use partial::{DayPartial, TRAILING_DAYS, metrics, metrics_30d};
 
 use crate::indicators::{Atr, Kernel, Values};
@@ -333,15 +335,7 @@ impl Book {
         if day != self.today.day || self.today.bars == 0 {
             self.begin_day(day, close, events);
         }
-        if self.pending && params.fill == Fill::NextOpen {
-            self.fill(params, series.open[i], open_time, events);
-        }
-        if params.atr.is_some() && self.units.0 != 0.0 {
-            self.stops(params, series, i, events);
-        }
-        if self.pending {
-            self.fill(params, close, open_time + params.timeframe.nanos(), events);
-        }
+        self.trade(params, series, i, events);
         self.today.mark(self.cash.0 + self.units.0 * close, close, self.units.0 != 0.0);
         if let Some(atr) = &params.atr {
             atr.next(&mut self.atr, self.age, series, i);
@@ -355,11 +349,31 @@ impl Book {
             }
         }
         if side != self.side {
-            self.side = side;
-            self.pending = true;
-            self.stopped = false;
-            self.signal_atr = self.atr;
+            self.signal(side, self.atr);
         }
+    }
+
+    /// What bar `i` fills: the pending signal, stop and target.
+    #[inline(always)]
+    fn trade<E: Events>(&mut self, params: &Params, series: &Series, i: usize, events: &mut E) {
+        if self.pending && params.fill == Fill::NextOpen {
+            self.fill(params, series.open[i], series.open_time[i], events);
+        }
+        if params.atr.is_some() && self.units.0 != 0.0 {
+            self.stops(params, series, i, events);
+        }
+        if self.pending {
+            self.fill(params, series.close[i], series.open_time[i] + params.timeframe.nanos(), events);
+        }
+    }
+
+    /// The rule has another side than before, at the close of a bar with this ATR.
+    #[inline(always)]
+    fn signal(&mut self, side: i8, atr: F64) {
+        self.side = side;
+        self.pending = true;
+        self.stopped = false;
+        self.signal_atr = atr;
     }
 
     #[cold]

@@ -335,7 +335,7 @@ fn the_state_is_small() {
 }
 
 /// Any strategy with short periods, and costs.
-fn strategies() -> impl Arbitrary<Value = Strategy> {
+pub(super) fn strategies() -> impl Arbitrary<Value = Strategy> {
     let rule = (0_usize..7, 1_u32..5, 1_u32..5, 1_u32..4);
     let stops = (prop::option::of(0.2..3.0), prop::option::of(0.2..3.0));
     let ways = (0_usize..3, any::<bool>(), any::<bool>(), any::<bool>());
@@ -367,7 +367,7 @@ fn strategies() -> impl Arbitrary<Value = Strategy> {
 }
 
 /// Bars of six hours, some missing, some days apart.
-fn histories(bars: std::ops::Range<usize>) -> impl Arbitrary<Value = Series> {
+pub(super) fn histories(bars: std::ops::Range<usize>) -> impl Arbitrary<Value = Series> {
     let bar = (-80_i32..=80, 0_i32..=60, 0_i32..=60, -100_i32..=100, 0_i64..12);
     prop::collection::vec(bar, bars).prop_map(|steps| {
         let (mut time, mut cents) = (20_000 * DAY, 10_000_i32);

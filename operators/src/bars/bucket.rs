@@ -1,34 +1,9 @@
-//! One base bucket until it seals: the accumulator of its bar, and the ticks that it is made of.
-//!
-//! The log keeps what arrived, sorted by (event_time, seq): 32 bytes a trade, 48 a quote. Busts and corrections stand
-//! beside it ([`Edits`]), so that a repeated record is still known as the same. Logs that no longer grow are cut to
-//! their length.
+//! One base bucket until it seals: the accumulator of its bar. Its ticks stand in the symbol's log; busts and
+//! corrections beside it ([`Edits`]), so that a repeated record is still known as the same.
 
+use super::log::{Key, Log, Trade};
 use marea_model::{BarBody, Cursor, Event, Nanos, Price, Size};
 use std::collections::BTreeMap;
-
-/// What orders and identifies the ticks of a symbol.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct Key {
-    pub(super) event_time: Nanos,
-    pub(super) seq: u64,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Trade {
-    pub(super) key: Key,
-    pub(super) price: Price,
-    pub(super) size: Size,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct QuoteTick {
-    pub(super) key: Key,
-    pub(super) bid: Price,
-    pub(super) ask: Price,
-    pub(super) bid_size: Size,
-    pub(super) ask_size: Size,
-}
 
 /// A bust or a correction of a trade. Orders corrections as they win.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -66,55 +41,39 @@ impl Edits {
     }
 }
 
-/// Where a key stands in a bucket.
-pub(super) enum Found {
-    Trade(usize),
-    Quote(usize),
-    Nothing,
-}
-
-/// `touched` of a bucket that nothing has happened to in this epoch.
+/// `touched` of a bucket that no edit, late tick or other rare thing has happened to in this epoch.
 pub(super) const UNTOUCHED: u32 = u32::MAX;
+
+/// A price and a size that are not negative and have fewer bits than this are small: 2^32 of their products fit i128.
+const SMALL_BITS: u32 = 47;
+
+/// Whether a trade can be added up without looking at what its bar holds. See [`Bucket::is_roomy`].
+#[inline]
+pub(super) fn is_small(price: i64, size: i64) -> bool {
+    ((price | size) as u64) >> SMALL_BITS == 0
+}
 
 #[derive(Debug)]
 pub(super) struct Bucket {
-    /// The greatest key of both logs: what is greater is in order, and new.
-    pub(super) last: Key,
-    pub(super) trades: Vec<Trade>,
-    pub(super) quotes: Vec<QuoteTick>,
-    /// The bar; none stands while its count is 0. Wrong while `dirty`.
-    body: BarBody,
-    /// Σ |price · size| of the trades in the bar, at most `i128::MAX`: then no order of adding them up overflows.
-    gross: i128,
+    pub(super) open_time: Nanos,
     /// Its entry among the touched buckets of this epoch.
     pub(super) touched: u32,
     /// A trade in it was busted or corrected since the body was built.
     dirty: bool,
     /// A trade in it was ever busted or corrected: positions in the log say nothing about open and close.
     edited: bool,
+    /// The bar; none stands while its count is 0. Wrong while `dirty`.
+    body: BarBody,
+    /// Σ |price · size| of the trades in the bar, at most `i128::MAX`: then no order of adding them up overflows.
+    gross: i128,
 }
 
 const NO_BAR: BarBody =
     BarBody { open: Price(0), high: Price(0), low: Price(0), close: Price(0), volume: 0, turnover: 0, count: 0 };
 
 impl Bucket {
-    pub(super) fn new() -> Self {
-        let last = Key { event_time: Nanos::MIN, seq: 0 };
-        let (trades, quotes) = (Vec::new(), Vec::new());
-        Bucket { last, trades, quotes, body: NO_BAR, gross: 0, touched: UNTOUCHED, dirty: false, edited: false }
-    }
-
-    pub(super) fn find(&self, key: Key) -> Found {
-        if key > self.last {
-            return Found::Nothing;
-        }
-        if let Ok(i) = self.trades.binary_search_by(|t| t.key.cmp(&key)) {
-            return Found::Trade(i);
-        }
-        match self.quotes.binary_search_by(|q| q.key.cmp(&key)) {
-            Ok(i) => Found::Quote(i),
-            Err(_) => Found::Nothing,
-        }
+    pub(super) fn new(open_time: Nanos) -> Self {
+        Bucket { open_time, touched: UNTOUCHED, dirty: false, edited: false, body: NO_BAR, gross: 0 }
     }
 
     /// The bar that stands. Only true after [`Bucket::settle`] if a trade was busted or corrected.
@@ -123,56 +82,63 @@ impl Bucket {
         (self.body.count > 0).then_some(self.body)
     }
 
+    /// Whether as many small trades as memory holds can be added without an overflow.
+    pub(super) fn is_roomy(&self) -> bool {
+        self.gross < 1 << 126
+    }
+
     /// `gross` with one more trade in the bar, none if a sum could overflow.
-    #[inline]
     pub(super) fn gross_with(&self, turnover: i128) -> Option<i128> {
         self.gross.checked_add(turnover.abs())
     }
 
-    /// A trade in order, counted in the bar if `gross` is given.
+    /// Small trades that come after all of this bucket, in order. It must be roomy.
     #[inline]
-    pub(super) fn push_trade(&mut self, trade: Trade, gross: Option<i128>) {
-        self.last = trade.key;
-        self.trades.push(trade);
-        if let Some(gross) = gross {
-            self.gross = gross;
-            self.include(trade.price, trade.size, false, true);
+    pub(super) fn append(&mut self, trades: &[Trade]) {
+        debug_assert!(trades.len() < 1 << 17, "their sizes may overflow");
+        let [first, .., last] = trades else {
+            if let [only] = trades {
+                self.gross += only.price.turnover(only.size);
+                self.include(only.price, only.size, false, true);
+            }
+            return;
+        };
+        let (mut high, mut low) = (first.price, first.price);
+        let (mut volume, mut turnover) = (0_u64, 0_u128);
+        for trade in trades {
+            high = high.max(trade.price);
+            low = low.min(trade.price);
+            // 2^17 small sizes fit u64, and there are never so many.
+            volume += trade.size.0 as u64;
+            turnover += u128::from(trade.price.0 as u64) * u128::from(trade.size.0 as u64);
         }
+        self.gross += turnover as i128;
+        if self.dirty {
+            return;
+        }
+        let body = &mut self.body;
+        if body.count == 0 {
+            *body = BarBody { open: first.price, high, low, close: last.price, ..NO_BAR };
+        }
+        body.high = body.high.max(high);
+        body.low = body.low.min(low);
+        body.close = last.price;
+        body.volume += i128::from(volume);
+        body.turnover += turnover as i128;
+        body.count += trades.len() as u64;
     }
 
-    /// A quote in order, counted in the bar at `price` if that is given.
-    #[inline]
-    pub(super) fn push_quote(&mut self, quote: QuoteTick, price: Option<Price>) {
-        self.last = quote.key;
-        self.quotes.push(quote);
-        if let Some(price) = price {
-            self.include(price, Size(0), false, true);
-        }
+    /// A tick anywhere, counted at `gross` (of a trade) in the bar; whether it is the first and the last in the log.
+    pub(super) fn insert(&mut self, price: Price, size: Size, gross: i128, first: bool, last: bool) {
+        self.gross = gross;
+        // In an edited bucket the neighbours in the log may not be in the bar: only the end is certain.
+        self.dirty |= self.edited && !last;
+        self.include(price, size, first, last);
     }
 
-    /// A trade anywhere; the key is new.
-    pub(super) fn insert_trade(&mut self, trade: Trade, gross: Option<i128>) {
-        self.last = self.last.max(trade.key);
-        let i = self.trades.partition_point(|t| t.key < trade.key);
-        let (first, last) = (i == 0, i == self.trades.len());
-        insert(&mut self.trades, i, trade);
-        if let Some(gross) = gross {
-            self.gross = gross;
-            // In an edited bucket the neighbours in the log may not be in the bar: only the end is certain.
-            self.dirty |= self.edited && !last;
-            self.include(trade.price, trade.size, first, last);
-        }
-    }
-
-    /// A quote anywhere; the key is new.
-    pub(super) fn insert_quote(&mut self, quote: QuoteTick, price: Option<Price>) {
-        self.last = self.last.max(quote.key);
-        let i = self.quotes.partition_point(|q| q.key < quote.key);
-        let (first, last) = (i == 0, i == self.quotes.len());
-        insert(&mut self.quotes, i, quote);
-        if let Some(price) = price {
-            self.include(price, Size(0), first, last);
-        }
+    /// Σ |price · size| of the trades in it.
+    pub(super) fn gross(&self) -> i128 {
+        self.gross
     }
 
     /// Only open and close depend on the order, so that a late tick that was never edited needs no rebuild.
@@ -209,16 +175,15 @@ impl Bucket {
         true
     }
 
-    /// Rebuilds the bar from its log, if it has to be.
-    pub(super) fn settle(&mut self, edits: &BTreeMap<Key, Edits>) {
+    /// Rebuilds the bar, which ends before `close_time`, from the log, if it has to be.
+    pub(super) fn settle(&mut self, close_time: Nanos, log: &Log<Trade>, edits: &BTreeMap<Key, Edits>) {
         if !std::mem::take(&mut self.dirty) {
             return;
         }
         self.body = NO_BAR;
-        let (Some(first), Some(last)) = (self.trades.first(), self.trades.last()) else { return };
-        let mut edits = edits.range(first.key..=last.key).peekable();
-        let trades = std::mem::take(&mut self.trades);
-        for trade in &trades {
+        let key = |event_time| Key { event_time, seq: 0 };
+        let mut edits = edits.range(key(self.open_time)..key(close_time)).peekable();
+        for trade in log.between(self.open_time, close_time) {
             // An edit without a target is held, so that there may be some between two trades.
             while edits.next_if(|(key, _)| **key < trade.key).is_some() {}
             let edits = edits.next_if(|(key, _)| **key == trade.key);
@@ -227,27 +192,6 @@ impl Bucket {
                 self.include(price, size, false, true);
             }
         }
-        self.trades = trades;
-    }
-
-    /// Gives back what the logs have reserved: no more ticks are expected in order.
-    pub(super) fn cut(&mut self) {
-        shrink(&mut self.trades);
-        shrink(&mut self.quotes);
-    }
-}
-
-fn insert<T>(log: &mut Vec<T>, i: usize, entry: T) {
-    if log.len() == log.capacity() {
-        // Late ticks are few: doubling a log for one would cost more memory than it saves time.
-        log.reserve_exact(1 + log.len() / 8);
-    }
-    log.insert(i, entry);
-}
-
-fn shrink<T>(log: &mut Vec<T>) {
-    if log.capacity() > log.len() + log.len() / 8 {
-        log.shrink_to_fit();
     }
 }
 
@@ -256,25 +200,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_retained_trade_is_within_40_bytes() {
-        assert_eq!((size_of::<Trade>(), size_of::<QuoteTick>()), (32, 48));
-        // Of a log that no longer grows, at most an eighth is slack: 36 bytes.
-        assert!(size_of::<Trade>() * 9 / 8 <= 40);
-        assert!(size_of::<Bucket>() <= 192, "{}", size_of::<Bucket>());
-
-        let mut bucket = Bucket::new();
-        for seq in 0..1000 {
-            let key = Key { event_time: 0, seq };
-            bucket.push_trade(Trade { key, price: Price(1), size: Size(1) }, bucket.gross_with(1));
-        }
-        bucket.cut();
-        assert!(bucket.trades.capacity() <= 1125, "{}", bucket.trades.capacity());
-        for seq in 2000..2200 {
-            let key = Key { event_time: -1, seq };
-            bucket.insert_trade(Trade { key, price: Price(1), size: Size(1) }, bucket.gross_with(1));
-            let (length, capacity) = (bucket.trades.len(), bucket.trades.capacity());
-            assert!(capacity <= length + length / 8 + 1, "{length} {capacity}");
-        }
+    fn a_bucket_is_within_two_cache_lines_and_a_bit() {
+        assert!(size_of::<Bucket>() <= 144, "{}", size_of::<Bucket>());
     }
 
     #[test]

@@ -17,34 +17,38 @@
 //! * Overflow: a trade or correction whose Σ|price · size| of the bar would leave i128, or a quote whose mid leaves i64,
 //!   is a dead letter `overflow` and not in the log. Which of several trades is one too many depends on the order of
 //!   arrival; nothing else here does. (It takes three trades of the greatest price and size.)
-//! * State: per symbol the latest quote and its open buckets ([`bucket`]): 32 bytes a trade and 48 a quote (an eighth
-//!   more at most, twice in the newest bucket), 192 a bucket. A bucket's ticks are freed when it seals; all amends of a
-//!   bar are kept for ever.
-//! * Cost: a tick in order O(1), a late one O(log n) and moving what is after it in its bucket; a bust or correction
-//!   rebuilds its one bar, once an epoch. Sealing looks only at symbols that have something to seal.
+//! * State: per symbol the latest quote, its unsealed ticks ([`log`]: 32 bytes a trade, 48 a quote) and its open buckets
+//!   ([`bucket`]: 144 bytes). Ticks are freed when their buckets have sealed; all amends of a bar are kept for ever.
+//! * Cost: a trade in order is one append to its symbol's log; bars are made of what was appended symbol by symbol, at
+//!   the epoch's end or before anything else happens to the symbol. A late tick costs O(log n) and moving what is after
+//!   it in its chunk; a bust or correction rebuilds its one bar, once an epoch. Sealing looks only at symbols that have
+//!   something to seal.
 //! * The output frontier promises: all bars, quotes, dead letters and counts of the epochs before it.
 
 mod bucket;
+mod log;
 mod names;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use names::SymbolIndex;
 
-use crate::epochs::{EpochOperator, EpochStream};
-use bucket::{Bucket, Edit, Edits, Found, Key, QuoteTick, Trade, UNTOUCHED};
+use crate::epochs::{Clock, EpochOperator, EpochStream};
+use crate::scan::owner;
+use bucket::{Bucket, Edit, Edits, UNTOUCHED, is_small};
+use log::{Key, Log, Pool, QuoteTick, Trade};
 use marea_model::cursor::excerpt;
 use marea_model::num::format_fixed;
+use marea_model::ticks::RowKind;
 use marea_model::time::format_rfc3339;
 use marea_model::{
-    Amend, BarBody, Cursor, DeadLetter, Event, Instruments, Nanos, Price, PriceSource, Progress, Reason, Record, Size,
-    Symbol, Tick, Timeframe,
+    Amend, BarBody, Cursor, DeadLetter, Event, Instruments, Nanos, Price, PriceSource, Progress, Reason, Size, Symbol,
+    Tick, TickSlice, Ticks, Timeframe,
 };
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::sync::Arc;
-use timely::dataflow::channels::pact::Exchange;
 
 /// A base bar as it stands now.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -150,7 +154,7 @@ enum Outcome {
     Dead(Box<Fault>),
 }
 
-/// A bucket that something has happened to in this epoch.
+/// A bucket that something rare has happened to in this epoch.
 struct Touched {
     symbol: u32,
     open_time: Nanos,
@@ -168,23 +172,19 @@ struct Shared {
     /// (the `sealed_through` at which it has something to do, symbol). Entries that are not its `due` any more are void.
     timers: BinaryHeap<Reverse<(Nanos, u32)>>,
     touched: Vec<Touched>,
+    /// Bars that nothing rare has happened to, and that have sealed in this epoch.
+    sealed: Vec<BarUpsert>,
     /// Symbols with a new latest quote, or new themselves.
     quoted: Vec<u32>,
     /// Sealed bars with a new amend.
     amended: Vec<(u32, Nanos)>,
     counts: Counts,
     dead: Vec<DeadLetter>,
+    trades: Pool<Trade>,
+    quotes: Pool<QuoteTick>,
 }
 
 impl Shared {
-    #[inline]
-    fn touch(&mut self, symbol: u32, open_time: Nanos, bucket: &mut Bucket) {
-        if bucket.touched == UNTOUCHED {
-            bucket.touched = self.touched.len() as u32;
-            self.touched.push(Touched { symbol, open_time, before: bucket.standing(), sealed: None });
-        }
-    }
-
     fn close_time(&self, open_time: Nanos) -> Nanos {
         open_time.saturating_add(self.base.nanos())
     }
@@ -230,14 +230,34 @@ impl Amended {
     }
 }
 
+/// How many trades of a symbol wait to be folded at most: few enough that their sizes add up in 64 bits.
+const PENDING: usize = 1024;
+
+/// What the loop over ticks touches of a symbol, and nothing else.
+struct Hot {
+    /// The greatest key of all its ticks: what is greater is in order, and new.
+    last: Key,
+    /// Trades that came in order since the symbol was folded: they are in no log and no bucket yet. So few that they
+    /// stay in cache, while a log is nearly always out of it.
+    pending: Vec<Trade>,
+    /// While fewer are pending, a small trade in order may be added: [`PENDING`], or 0 where each must be looked at.
+    limit: usize,
+    /// Whether it stands among the active symbols of this epoch.
+    active: bool,
+}
+
 /// The state of one symbol.
 struct SymbolState {
     number: u32,
     symbol: Symbol,
     source: PriceSource,
     scale: u8,
-    /// (open_time, bucket), by open_time. Boxed, so that a late bucket moves pointers.
-    buckets: VecDeque<(Nanos, Box<Bucket>)>,
+    /// By open time.
+    buckets: VecDeque<Bucket>,
+    trades: Log<Trade>,
+    quotes: Log<QuoteTick>,
+    /// From which bucket on trades were appended in this epoch, and what stood there before it. Later buckets are new.
+    appended: Option<(Nanos, Option<BarBody>)>,
     /// Busts and corrections of unsealed ticks, those without a target too.
     edits: BTreeMap<Key, Edits>,
     /// The keys of `edits` that have no target yet.
@@ -246,7 +266,7 @@ struct SymbolState {
     /// The open times of `amends` that have not sealed.
     unsealed_amends: BTreeSet<Nanos>,
     quote: Option<Quote>,
-    /// The price accepted last, in order of arrival: of trades, or of what its bars are made of.
+    /// The last price accepted, in order of arrival, of those that its bars are made of.
     last_price: Option<Price>,
     /// Whether a record of it was ever accepted.
     seen: bool,
@@ -256,15 +276,23 @@ struct SymbolState {
     due: Nanos,
 }
 
+fn is_jump(last: Price, price: Price) -> bool {
+    let (last, moved) = (i128::from(last.0), i128::from(price.0) - i128::from(last.0));
+    moved.abs() * 100 > last.abs() * JUMP_PERCENT
+}
+
 impl SymbolState {
-    fn new(number: usize, symbol: Symbol, instruments: &Instruments) -> Self {
+    fn new(number: usize, symbol: Symbol, instruments: &Instruments) -> (Hot, Self) {
         let instrument = instruments.get(symbol);
-        SymbolState {
+        let state = SymbolState {
             number: number as u32,
             symbol,
             source: instrument.price_source,
             scale: instrument.scale,
             buckets: VecDeque::new(),
+            trades: Log::new(),
+            quotes: Log::new(),
+            appended: None,
             edits: BTreeMap::new(),
             waiting: BTreeSet::new(),
             amends: BTreeMap::new(),
@@ -274,24 +302,73 @@ impl SymbolState {
             seen: false,
             quoted: false,
             due: Nanos::MAX,
-        }
+        };
+        let last = Key { event_time: Nanos::MIN, seq: 0 };
+        let mut hot = Hot { last, pending: Vec::new(), limit: 0, active: false };
+        state.set_limit(&mut hot);
+        (hot, state)
     }
 
-    /// The newest bucket, if what has `key` is new there and comes in order.
-    #[inline]
-    fn in_order(&mut self, base: Timeframe, key: Key) -> Option<(Nanos, &mut Bucket)> {
-        let waits = !self.waiting.is_empty() && self.waiting.contains(&key);
-        let (open_time, bucket) = self.buckets.back_mut()?;
-        let inside = (key.event_time.wrapping_sub(*open_time) as u64) < base.nanos() as u64;
-        (inside && key > bucket.last && !waits).then_some((*open_time, bucket))
+    /// Says whether trades in order may be appended unseen: nothing waits for one of them, and no sum is close to its end.
+    fn set_limit(&self, hot: &mut Hot) {
+        let plain = self.source == PriceSource::Last
+            && self.waiting.last().is_none_or(|key| *key <= hot.last)
+            && self.buckets.back().is_none_or(Bucket::is_roomy);
+        hot.limit = if plain { PENDING } else { 0 };
+    }
+
+    /// Makes bars of the pending trades.
+    fn fold(&mut self, hot: &mut Hot, shared: &mut Shared) {
+        let mut rest = &hot.pending[..];
+        let Some(first) = rest.first() else { return };
+        self.trades.extend(rest, &mut shared.trades);
+        shared.counts.accepted += rest.len() as i64;
+        let mut last = first.price.0;
+        let mut jumps = self.last_price.is_some_and(|last| is_jump(last, first.price)) as i64;
+        for trade in &rest[1..] {
+            // Small, so that this does not overflow.
+            jumps += i64::from((trade.price.0 - last).abs() * 100 > last * JUMP_PERCENT as i64);
+            last = trade.price.0;
+        }
+        shared.counts.price_jumps += jumps;
+        self.last_price = Some(Price(last));
+        let base = shared.base.nanos();
+        while let Some(first) = rest.first() {
+            let time = first.key.event_time;
+            let newest = self.buckets.back().map(|bucket| bucket.open_time);
+            let open_time = match newest {
+                Some(open_time) if ((time - open_time) as u64) < base as u64 => open_time,
+                _ => {
+                    let open_time = shared.base.open_time(time);
+                    self.buckets.push_back(Bucket::new(open_time));
+                    self.schedule(shared, shared.close_time(open_time));
+                    open_time
+                }
+            };
+            let Some(bucket) = self.buckets.back_mut() else { return };
+            if self.appended.is_none() {
+                let before = if bucket.touched == UNTOUCHED { bucket.standing() } else { None };
+                self.appended = Some((open_time, before));
+            }
+            let close_time = open_time.saturating_add(base);
+            let inside = match rest.last() {
+                Some(last) if last.key.event_time < close_time => rest.len(),
+                _ => rest.iter().take_while(|trade| trade.key.event_time < close_time).count(),
+            };
+            let (these, others) = rest.split_at(inside);
+            bucket.append(these);
+            rest = others;
+        }
+        hot.pending.clear();
+        self.appear(shared);
     }
 
     /// The bucket of `event_time`.
     fn find_bucket(&self, shared: &Shared, event_time: Nanos) -> Option<usize> {
         let open_time = shared.base.open_time(event_time);
         match self.buckets.back() {
-            Some((last, _)) if *last == open_time => Some(self.buckets.len() - 1),
-            _ => self.buckets.binary_search_by_key(&open_time, |(open, _)| *open).ok(),
+            Some(last) if last.open_time == open_time => Some(self.buckets.len() - 1),
+            _ => self.buckets.binary_search_by_key(&open_time, |bucket| bucket.open_time).ok(),
         }
     }
 
@@ -304,13 +381,26 @@ impl SymbolState {
         if shared.is_sealed(open_time) {
             return None;
         }
-        let i = self.buckets.partition_point(|(open, _)| *open < open_time);
-        if let Some((_, grown)) = self.buckets.back_mut().filter(|(last, _)| *last < open_time) {
-            grown.cut();
-        }
-        self.buckets.insert(i, (open_time, Box::new(Bucket::new())));
+        let i = self.buckets.partition_point(|bucket| bucket.open_time < open_time);
+        self.buckets.insert(i, Bucket::new(open_time));
         self.schedule(shared, shared.close_time(open_time));
         Some(i)
+    }
+
+    /// What stood at the epoch's start where trades were appended since; none elsewhere.
+    fn before_appends(&self, open_time: Nanos) -> Option<Option<BarBody>> {
+        let (from, before) = self.appended.filter(|(from, _)| open_time >= *from)?;
+        Some(if open_time == from { before } else { None })
+    }
+
+    fn touch(&mut self, shared: &mut Shared, i: usize) {
+        let bucket = &self.buckets[i];
+        if bucket.touched == UNTOUCHED {
+            let (symbol, open_time) = (self.number, bucket.open_time);
+            let before = self.before_appends(open_time).unwrap_or_else(|| bucket.standing());
+            self.buckets[i].touched = shared.touched.len() as u32;
+            shared.touched.push(Touched { symbol, open_time, before, sealed: None });
+        }
     }
 
     fn schedule(&mut self, shared: &mut Shared, at: Nanos) {
@@ -320,12 +410,10 @@ impl SymbolState {
         }
     }
 
-    /// Takes note of an accepted price.
-    #[inline]
+    /// Takes note of an accepted price that goes into a bar.
     fn priced(&mut self, shared: &mut Shared, price: Price) {
         if let Some(last) = self.last_price.replace(price) {
-            let (last, moved) = (i128::from(last.0), i128::from(price.0) - i128::from(last.0));
-            shared.counts.price_jumps += i64::from(moved.abs() * 100 > last.abs() * JUMP_PERCENT);
+            shared.counts.price_jumps += i64::from(is_jump(last, price));
         }
     }
 
@@ -344,33 +432,13 @@ impl SymbolState {
         }
     }
 
-    /// The in-order case: a trade after all ticks of the newest bucket. False, and nothing done, if it is another case.
-    #[inline]
-    fn append_trade(&mut self, shared: &mut Shared, trade: Trade) -> bool {
-        let (number, makes_bars) = (self.number, self.source == PriceSource::Last);
-        let Some((open_time, bucket)) = self.in_order(shared.base, trade.key) else { return false };
-        let mut gross = None;
-        if makes_bars {
-            gross = bucket.gross_with(trade.price.turnover(trade.size));
-            if gross.is_none() {
-                return false;
-            }
-            shared.touch(number, open_time, bucket);
-        }
-        bucket.push_trade(trade, gross);
-        self.priced(shared, trade.price);
-        true
-    }
-
-    fn trade(&mut self, shared: &mut Shared, trade: Trade) -> Outcome {
-        if self.append_trade(shared, trade) {
-            return Outcome::Accepted;
-        }
-        let Some(i) = self.bucket(shared, trade.key.event_time) else { return Fault::late(trade.key) };
-        let (open_time, bucket) = &mut self.buckets[i];
-        match bucket.find(trade.key) {
-            Found::Trade(j) => {
-                let known = &bucket.trades[j];
+    /// A trade that was not appended unseen.
+    fn trade(&mut self, hot: &mut Hot, shared: &mut Shared, trade: Trade) -> Outcome {
+        let key = trade.key;
+        let Some(i) = self.bucket(shared, key.event_time) else { return Fault::late(key) };
+        if key <= hot.last {
+            if let Some(place) = self.trades.find(key) {
+                let known = self.trades.get(place);
                 return if known.price != trade.price {
                     Fault::conflict("price", trade.price.decimal(self.scale).to_string(), "a trade at another price")
                 } else if known.size != trade.size {
@@ -379,39 +447,32 @@ impl SymbolState {
                     Outcome::Duplicate
                 };
             }
-            Found::Quote(_) => return Fault::conflict("kind", "trade".to_owned(), "a quote"),
-            Found::Nothing => {}
-        }
-        let mut gross = None;
-        if self.source == PriceSource::Last {
-            gross = bucket.gross_with(trade.price.turnover(trade.size));
-            if gross.is_none() {
-                return Fault::overflow("size", size_text(trade.size));
+            if self.quotes.find(key).is_some() {
+                return Fault::conflict("kind", "trade".to_owned(), "a quote");
             }
-            shared.touch(self.number, *open_time, bucket);
         }
-        bucket.insert_trade(trade, gross);
-        self.priced(shared, trade.price);
+        let makes_bars = self.source == PriceSource::Last;
+        let gross = match self.buckets[i].gross_with(trade.price.turnover(trade.size)) {
+            Some(gross) => gross,
+            None if makes_bars => return Fault::overflow("size", size_text(trade.size)),
+            None => 0,
+        };
+        let neighbours = self.trades.insert(trade, &mut shared.trades);
+        hot.last = hot.last.max(key);
+        if makes_bars {
+            self.touch(shared, i);
+            let bucket = &mut self.buckets[i];
+            let [first, last] = ends(neighbours, bucket.open_time, shared.base);
+            bucket.insert(trade.price, trade.size, gross, first, last);
+            self.priced(shared, trade.price);
+        }
         self.appear(shared);
-        self.release(shared, trade.key);
+        self.release(shared, key);
         Outcome::Accepted
     }
 
-    /// The in-order case of a quote. False, and nothing done, if it is another case.
-    #[inline]
-    fn append_quote(&mut self, shared: &mut Shared, quote: QuoteTick, price: Option<Price>) -> bool {
-        let number = self.number;
-        let Some((open_time, bucket)) = self.in_order(shared.base, quote.key) else { return false };
-        if price.is_some() {
-            shared.touch(number, open_time, bucket);
-        }
-        bucket.push_quote(quote, price);
-        price.into_iter().for_each(|price| self.priced(shared, price));
-        self.latest(shared, quote);
-        true
-    }
-
-    fn quote(&mut self, shared: &mut Shared, quote: QuoteTick) -> Outcome {
+    fn quote(&mut self, hot: &mut Hot, shared: &mut Shared, quote: QuoteTick) -> Outcome {
+        let key = quote.key;
         let price = match self.source {
             PriceSource::Last => None,
             PriceSource::Bid => Some(quote.bid),
@@ -420,24 +481,40 @@ impl SymbolState {
                 None => return Fault::overflow("ask", quote.ask.decimal(self.scale).to_string()),
             },
         };
-        if self.append_quote(shared, quote, price) {
-            return Outcome::Accepted;
+        let newest = self.buckets.back().map(|bucket| bucket.open_time);
+        let in_newest =
+            newest.is_some_and(|open| (key.event_time.wrapping_sub(open) as u64) < shared.base.nanos() as u64);
+        // Buckets are made in the order of the ticks, and what is pending cannot be found.
+        if !in_newest || key <= hot.last {
+            self.fold(hot, shared);
         }
-        let Some(i) = self.bucket(shared, quote.key.event_time) else { return Fault::late(quote.key) };
-        let (open_time, bucket) = &mut self.buckets[i];
-        match bucket.find(quote.key) {
-            Found::Quote(j) => return compare_quotes(&bucket.quotes[j], &quote, self.scale),
-            Found::Trade(_) => return Fault::conflict("kind", "quote".to_owned(), "a trade"),
-            Found::Nothing => {}
+        let i = match in_newest {
+            true => self.buckets.len() - 1,
+            false => match self.bucket(shared, key.event_time) {
+                Some(i) => i,
+                None => return Fault::late(key),
+            },
+        };
+        if key <= hot.last {
+            if let Some(place) = self.quotes.find(key) {
+                return compare_quotes(self.quotes.get(place), &quote, self.scale);
+            }
+            if self.trades.find(key).is_some() {
+                return Fault::conflict("kind", "quote".to_owned(), "a trade");
+            }
         }
-        if price.is_some() {
-            shared.touch(self.number, *open_time, bucket);
+        let neighbours = self.quotes.insert(quote, &mut shared.quotes);
+        hot.last = hot.last.max(key);
+        if let Some(price) = price {
+            self.touch(shared, i);
+            let bucket = &mut self.buckets[i];
+            let [first, last] = ends(neighbours, bucket.open_time, shared.base);
+            bucket.insert(price, Size(0), bucket.gross(), first, last);
+            self.priced(shared, price);
         }
-        bucket.insert_quote(quote, price);
-        price.into_iter().for_each(|price| self.priced(shared, price));
         self.latest(shared, quote);
         self.appear(shared);
-        self.release(shared, quote.key);
+        self.release(shared, key);
         Outcome::Accepted
     }
 
@@ -452,7 +529,7 @@ impl SymbolState {
 
     /// A target has come: what waited for it waits no longer.
     fn release(&mut self, shared: &mut Shared, key: Key) {
-        if !self.waiting.remove(&key) {
+        if self.waiting.is_empty() || !self.waiting.remove(&key) {
             return;
         }
         for (edit, cursor) in self.edits.remove(&key).unwrap_or_default().0 {
@@ -463,42 +540,44 @@ impl SymbolState {
     }
 
     fn edit(&mut self, shared: &mut Shared, key: Key, edit: Edit, cursor: Cursor) -> Outcome {
-        let bucket = self.find_bucket(shared, key.event_time).map(|i| &mut self.buckets[i]);
-        let found = bucket.as_ref().map_or(Found::Nothing, |(_, bucket)| bucket.find(key));
-        match (found, bucket) {
-            (Found::Quote(_), _) => Fault::not_a_trade(key, Event::from(edit).kind()),
-            (Found::Trade(j), Some((open_time, bucket))) => {
+        if let Some(i) = self.find_bucket(shared, key.event_time) {
+            if let Some(place) = self.trades.find(key) {
                 let edits = self.edits.entry(key).or_default();
                 if edits.0.contains_key(&edit) {
                     return Outcome::Duplicate;
                 }
-                let trade = bucket.trades[j];
+                let trade = *self.trades.get(place);
                 let before = edits.effective(&trade);
                 edits.0.insert(edit, cursor);
                 let after = edits.effective(&trade);
                 if self.source == PriceSource::Last && before != after {
-                    shared.touch(self.number, *open_time, bucket);
-                    if !bucket.edit(before, after) {
-                        edits.0.remove(&edit);
+                    self.touch(shared, i);
+                    if !self.buckets[i].edit(before, after) {
+                        if let Some(edits) = self.edits.get_mut(&key) {
+                            edits.0.remove(&edit);
+                        }
                         let size = after.map_or(Size(0), |(_, size)| size);
                         return Fault::overflow("size", size_text(size));
                     }
                 }
-                Outcome::Accepted
+                return Outcome::Accepted;
             }
-            _ if shared.is_sealed(shared.base.open_time(key.event_time)) => Fault::late(key),
-            _ => {
-                let edits = self.edits.entry(key).or_default();
-                // The first one is held, and may die; a repeat is only a duplicate.
-                if edits.0.contains_key(&edit) {
-                    return Outcome::Duplicate;
-                }
-                edits.0.insert(edit, cursor);
-                self.waiting.insert(key);
-                self.schedule(shared, key.event_time.saturating_add(1));
-                Outcome::Held
+            if self.quotes.find(key).is_some() {
+                return Fault::not_a_trade(key, Event::from(edit).kind());
             }
         }
+        if shared.is_sealed(shared.base.open_time(key.event_time)) {
+            return Fault::late(key);
+        }
+        let edits = self.edits.entry(key).or_default();
+        // The first one is held, and may die; a repeat is only a duplicate.
+        if edits.0.contains_key(&edit) {
+            return Outcome::Duplicate;
+        }
+        edits.0.insert(edit, cursor);
+        self.waiting.insert(key);
+        self.schedule(shared, key.event_time.saturating_add(1));
+        Outcome::Held
     }
 
     fn amend(&mut self, shared: &mut Shared, open_time: Nanos, amend: &Amend) -> Outcome {
@@ -524,7 +603,7 @@ impl SymbolState {
     }
 
     /// `sealed_through` has reached `due`: what waited too long is dead, what is over seals.
-    fn seal(&mut self, shared: &mut Shared) {
+    fn seal(&mut self, hot: &mut Hot, shared: &mut Shared) {
         let through = shared.sealed_through;
         while let Some(key) = self.waiting.first().copied().filter(|key| key.event_time < through) {
             self.waiting.remove(&key);
@@ -536,20 +615,26 @@ impl SymbolState {
                 shared.count(Outcome::Dead(Box::new(fault)), cursor, || self.tick(key, edit));
             }
         }
-        while let Some((open_time, mut bucket)) = self.buckets.pop_front_if(|(open, _)| shared.is_sealed(*open)) {
-            bucket.settle(&self.edits);
+        let mut sealed = None;
+        while let Some(mut bucket) = self.buckets.pop_front_if(|bucket| shared.is_sealed(bucket.open_time)) {
+            let open_time = bucket.open_time;
+            let close_time = shared.close_time(open_time);
+            bucket.settle(close_time, &self.trades, &self.edits);
             let body = bucket.standing();
             let last = self.seal_amends(shared, open_time).unwrap_or(body);
             if let Some(touched) = shared.touched.get_mut(bucket.touched as usize) {
                 touched.sealed = Some(last);
-            } else if last != body {
-                let (symbol, before) = (self.number, body);
-                shared.touched.push(Touched { symbol, open_time, before, sealed: Some(last) });
+            } else if last != self.before_appends(open_time).unwrap_or(body) {
+                shared.sealed.push(BarUpsert { symbol: self.symbol, open_time, body: last });
             }
-            let close_time = shared.close_time(open_time);
+            sealed = Some(close_time);
+        }
+        if let Some(close_time) = sealed {
             while self.edits.first_key_value().is_some_and(|(key, _)| key.event_time < close_time) {
                 self.edits.pop_first();
             }
+            self.trades.free_before(close_time, &mut shared.trades);
+            self.quotes.free_before(close_time, &mut shared.quotes);
         }
         // Bars that no tick made.
         while let Some(open_time) = self.unsealed_amends.first().copied().filter(|open| shared.is_sealed(*open)) {
@@ -561,17 +646,18 @@ impl SymbolState {
         self.due = Nanos::MAX;
         let next = [
             self.waiting.first().map(|key| key.event_time.saturating_add(1)),
-            self.buckets.front().map(|(open, _)| shared.close_time(*open)),
+            self.buckets.front().map(|bucket| shared.close_time(bucket.open_time)),
             self.unsealed_amends.first().map(|open| shared.close_time(*open)),
         ];
         if let Some(at) = next.into_iter().flatten().min() {
             self.schedule(shared, at);
         }
+        self.set_limit(hot);
     }
 
     /// The body that amends give a bar that seals now, if there are any.
     fn seal_amends(&mut self, shared: &mut Shared, open_time: Nanos) -> Option<Option<BarBody>> {
-        if !self.unsealed_amends.remove(&open_time) {
+        if self.unsealed_amends.is_empty() || !self.unsealed_amends.remove(&open_time) {
             return None;
         }
         let amended = self.amends.get_mut(&open_time)?;
@@ -581,6 +667,22 @@ impl SymbolState {
         let body = amended.given;
         self.appear(shared);
         body
+    }
+
+    /// The bars that trades were appended to in this epoch, and nothing rare has happened to.
+    fn give_appended(&mut self, bars: &mut Vec<BarUpsert>) {
+        let Some((from, before)) = self.appended.take() else { return };
+        let newer = self.buckets.iter().rev().take_while(|bucket| bucket.open_time >= from).count();
+        for bucket in self.buckets.range(self.buckets.len() - newer..) {
+            if bucket.touched != UNTOUCHED {
+                continue;
+            }
+            let (open_time, body) = (bucket.open_time, bucket.standing());
+            let before = if open_time == from { before } else { None };
+            if body != before {
+                bars.push(BarUpsert { symbol: self.symbol, open_time, body });
+            }
+        }
     }
 
     fn tick(&self, key: Key, edit: Edit) -> Tick {
@@ -606,37 +708,67 @@ fn compare_quotes(known: &QuoteTick, quote: &QuoteTick, scale: u8) -> Outcome {
     }
 }
 
-/// The kernel: records in, bars, latest quotes, dead letters and counts out.
+/// The kernel: ticks in, bars, latest quotes, dead letters and counts out.
 pub struct Bars {
-    index: SymbolIndex,
+    /// This worker, of so many: the symbols that it owns.
+    index: usize,
+    peers: usize,
+    names: SymbolIndex,
+    hot: Vec<Hot>,
     symbols: Vec<SymbolState>,
+    /// Of the batch that was read last: the number of each code of its dictionary.
+    batch: Option<Arc<Ticks>>,
+    numbers: Vec<u32>,
+    /// Symbols with appended trades.
+    active: Vec<u32>,
     shared: Shared,
 }
+
+/// The number of a symbol that another worker owns.
+const NOT_MINE: u32 = u32::MAX;
 
 impl Bars {
     /// No tick seen yet. Price source and scale of a symbol are those of its first record, for ever.
     pub fn new(instruments: Arc<Instruments>, base: Timeframe) -> Self {
         Bars {
-            index: SymbolIndex::default(),
+            index: 0,
+            peers: 1,
+            names: SymbolIndex::default(),
+            hot: Vec::new(),
             symbols: Vec::new(),
+            batch: None,
+            numbers: Vec::new(),
+            active: Vec::new(),
             shared: Shared {
                 instruments,
                 base,
                 sealed_through: Nanos::MIN,
                 timers: BinaryHeap::new(),
                 touched: Vec::new(),
+                sealed: Vec::new(),
                 quoted: Vec::new(),
                 amended: Vec::new(),
                 counts: Counts::default(),
                 dead: Vec::new(),
+                trades: Pool::new(),
+                quotes: Pool::new(),
             },
         }
     }
 
-    /// Takes in an epoch: all its records, then how far the input has come at its end.
-    pub fn epoch(&mut self, records: impl IntoIterator<Item = Record>, progress: Option<Progress>) -> BarsOutput {
-        for Record { cursor, tick } in records {
-            self.record(cursor, tick);
+    /// The same, for worker `index` of `peers`: ticks of symbols that others own are passed over.
+    pub fn of_worker(self, index: usize, peers: usize) -> Self {
+        Bars { index, peers, ..self }
+    }
+
+    /// Takes in an epoch: all its ticks, then how far the input has come at its end.
+    pub fn epoch(&mut self, ticks: &[TickSlice], progress: Option<Progress>) -> BarsOutput {
+        for slice in ticks {
+            self.read(slice);
+        }
+        for number in &self.active {
+            let number = *number as usize;
+            self.symbols[number].fold(&mut self.hot[number], &mut self.shared);
         }
         if let Some(progress) = progress {
             self.shared.sealed_through = self.shared.sealed_through.max(progress.sealed_through);
@@ -645,28 +777,89 @@ impl Bars {
         self.output()
     }
 
-    #[inline]
-    fn record(&mut self, cursor: Cursor, tick: Tick) {
-        let number = self.index.number(tick.symbol);
-        if number == self.symbols.len() {
-            self.symbols.push(SymbolState::new(number, tick.symbol, &self.shared.instruments));
+    fn number_symbols(&mut self, ticks: &Arc<Ticks>) {
+        if self.batch.as_ref().is_some_and(|batch| Arc::ptr_eq(batch, ticks)) {
+            return;
         }
-        let (symbol, shared) = (&mut self.symbols[number], &mut self.shared);
-        let key = Key { event_time: tick.event_time, seq: tick.seq };
-        let outcome = match &tick.event {
-            Event::Trade { price, size } => symbol.trade(shared, Trade { key, price: *price, size: *size }),
-            Event::Quote { bid, ask, bid_size, ask_size } => {
-                let (bid, ask, bid_size, ask_size) = (*bid, *ask, *bid_size, *ask_size);
-                symbol.quote(shared, QuoteTick { key, bid, ask, bid_size, ask_size })
+        self.numbers.clear();
+        for symbol in ticks.symbols() {
+            if owner(*symbol, self.peers) != self.index {
+                self.numbers.push(NOT_MINE);
+                continue;
             }
-            Event::Bust => symbol.edit(shared, key, Edit::Bust, cursor),
-            Event::Correction { rev, price, size } => {
-                let correction = Edit::Correction { rev: *rev, price: *price, size: *size };
-                symbol.edit(shared, key, correction, cursor)
+            let number = self.names.number(*symbol);
+            if number == self.symbols.len() {
+                let (hot, state) = SymbolState::new(number, *symbol, &self.shared.instruments);
+                self.hot.push(hot);
+                self.symbols.push(state);
             }
-            Event::Amend(amend) => symbol.amend(shared, tick.event_time, amend),
+            self.numbers.push(number as u32);
+        }
+        self.batch = Some(Arc::clone(ticks));
+    }
+
+    fn read(&mut self, slice: &TickSlice) {
+        self.number_symbols(&slice.ticks);
+        let (ticks, rows) = (&*slice.ticks, slice.rows.clone());
+        let (codes, kinds) = (&ticks.codes()[rows.clone()], &ticks.kinds()[rows.clone()]);
+        let (times, seqs) = (&ticks.event_times()[rows.clone()], &ticks.seqs()[rows.clone()]);
+        let (firsts, seconds) = (&ticks.firsts()[rows.clone()], &ticks.seconds()[rows.clone()]);
+        let columns = codes.iter().zip(kinds).zip(times.iter().zip(seqs)).zip(firsts.iter().zip(seconds));
+        let sealed_through = self.shared.sealed_through;
+        for (row, (((code, kind), (time, seq)), (first, second))) in columns.enumerate() {
+            let number = self.numbers[*code as usize];
+            if number == NOT_MINE {
+                continue;
+            }
+            let hot = &mut self.hot[number as usize];
+            let key = Key { event_time: *time, seq: *seq };
+            let plain = *kind == RowKind::Trade && is_small(*first, *second) && *time >= sealed_through;
+            if plain && hot.pending.len() < hot.limit && key > hot.last {
+                hot.last = key;
+                hot.pending.push(Trade { key, price: Price(*first), size: Size(*second) });
+                if !hot.active {
+                    hot.active = true;
+                    self.active.push(number);
+                }
+            } else {
+                self.row(ticks, rows.start + row, number);
+            }
+        }
+    }
+
+    /// A row that is not just a trade in order.
+    #[inline(never)]
+    fn row(&mut self, ticks: &Ticks, row: usize, number: u32) {
+        let (symbol, hot) = (&mut self.symbols[number as usize], &mut self.hot[number as usize]);
+        let shared = &mut self.shared;
+        let key = Key { event_time: ticks.event_times()[row], seq: ticks.seqs()[row] };
+        let (first, second) = (ticks.firsts()[row], ticks.seconds()[row]);
+        let outcome = match ticks.kinds()[row] {
+            RowKind::Quote => {
+                let (bid_size, ask_size) = ticks.quote_sizes(row);
+                symbol.quote(hot, shared, QuoteTick { key, bid: Price(first), ask: Price(second), bid_size, ask_size })
+            }
+            RowKind::Trade => {
+                symbol.fold(hot, shared);
+                symbol.trade(hot, shared, Trade { key, price: Price(first), size: Size(second) })
+            }
+            RowKind::Edit => {
+                symbol.fold(hot, shared);
+                let cursor = ticks.cursor(row);
+                match ticks.event(row) {
+                    Event::Correction { rev, price, size } => {
+                        symbol.edit(shared, key, Edit::Correction { rev, price, size }, cursor)
+                    }
+                    Event::Amend(amend) => symbol.amend(shared, key.event_time, &amend),
+                    _ => symbol.edit(shared, key, Edit::Bust, cursor),
+                }
+            }
         };
-        shared.count(outcome, cursor, || tick);
+        symbol.set_limit(hot);
+        match outcome {
+            Outcome::Accepted => shared.counts.accepted += 1,
+            other => shared.count(other, ticks.cursor(row), || ticks.tick(row)),
+        }
     }
 
     fn seal(&mut self) {
@@ -677,27 +870,33 @@ impl Bars {
             self.shared.timers.pop();
             let symbol = &mut self.symbols[number as usize];
             if symbol.due == at {
-                symbol.seal(&mut self.shared);
+                symbol.seal(&mut self.hot[number as usize], &mut self.shared);
             }
         }
     }
 
     fn output(&mut self) -> BarsOutput {
         let shared = &mut self.shared;
-        let mut bars = Vec::with_capacity(shared.touched.len() + shared.amended.len());
-        for Touched { symbol, open_time, before, sealed } in shared.touched.drain(..) {
-            let symbol = &mut self.symbols[symbol as usize];
+        let mut bars = std::mem::take(&mut shared.sealed);
+        bars.reserve(self.active.len() + shared.touched.len() + shared.amended.len());
+        for number in self.active.drain(..) {
+            self.hot[number as usize].active = false;
+            self.symbols[number as usize].give_appended(&mut bars);
+        }
+        for Touched { symbol: number, open_time, before, sealed } in shared.touched.drain(..) {
+            let symbol = &mut self.symbols[number as usize];
             let body = match sealed {
                 Some(body) => body,
                 None => {
                     let newest = symbol.buckets.len().wrapping_sub(1);
                     let i = match symbol.buckets.get(newest) {
-                        Some((open, _)) if *open == open_time => newest,
-                        _ => symbol.buckets.partition_point(|(open, _)| *open < open_time),
+                        Some(bucket) if bucket.open_time == open_time => newest,
+                        _ => symbol.buckets.partition_point(|bucket| bucket.open_time < open_time),
                     };
-                    let bucket = &mut symbol.buckets[i].1;
+                    let bucket = &mut symbol.buckets[i];
                     bucket.touched = UNTOUCHED;
-                    bucket.settle(&symbol.edits);
+                    let close_time = open_time.saturating_add(shared.base.nanos());
+                    bucket.settle(close_time, &symbol.trades, &symbol.edits);
                     bucket.standing()
                 }
             };
@@ -727,6 +926,12 @@ impl Bars {
     }
 }
 
+/// Whether an entry between these neighbours of the log is the first and the last of its bar.
+fn ends(neighbours: [Option<Key>; 2], open_time: Nanos, base: Timeframe) -> [bool; 2] {
+    let inside = |key: Key| ((key.event_time.wrapping_sub(open_time)) as u64) < base.nanos() as u64;
+    neighbours.map(|key| !key.is_some_and(inside))
+}
+
 /// What [`bars`] gives.
 pub struct BarsStreams<'scope> {
     /// Base bars that changed, on the worker of their symbol.
@@ -739,22 +944,15 @@ pub struct BarsStreams<'scope> {
     pub counts: EpochStream<'scope, Counts>,
 }
 
-/// The operator: records routed to the worker of their symbol, `progress` given to every worker.
-pub fn bars<'scope>(
-    records: EpochStream<'scope, Record>,
-    progress: EpochStream<'scope, Progress>,
-    instruments: Arc<Instruments>,
-    base: Timeframe,
-) -> BarsStreams<'scope> {
-    let mut operator = EpochOperator::new("bars", progress);
-    let records = operator.input(records, Exchange::new(|record: &Record| record.tick.symbol.stable_hash()));
+/// The operator: every worker is fed all ticks, and takes those of the symbols that it owns.
+pub fn bars<'scope>(clock: Clock<'scope>, mut kernel: Bars) -> BarsStreams<'scope> {
+    let mut operator = EpochOperator::new("bars", clock);
     let (bars, bar_stream) = operator.output();
     let (quotes, quote_stream) = operator.output();
     let (dead, dead_stream) = operator.output();
     let (counts, count_stream) = operator.output();
-    let mut kernel = Bars::new(instruments, base);
-    operator.build(move |_, progress| {
-        let output = kernel.epoch(records.drain(), Some(progress));
+    operator.build(move |_, feed| {
+        let output = kernel.epoch(&feed.ticks, Some(feed.progress));
         bars.give_vec(output.bars);
         quotes.give_vec(output.quotes);
         dead.give_vec(output.dead);

@@ -1,5 +1,5 @@
 use super::*;
-use marea_model::{Instrument, Partition};
+use marea_model::{Instrument, Partition, Record};
 use proptest::prelude::*;
 
 const S: Nanos = 1_000_000_000;
@@ -48,7 +48,8 @@ impl Desk {
             .collect();
         self.records += records.len() as i64;
         let progress = sealed_through.map(|sealed_through| Progress { sealed_through, closed_through: sealed_through });
-        let output = self.bars.epoch(records, progress);
+        let records: Ticks = records.into_iter().collect();
+        let output = self.bars.epoch(&[records.into()], progress);
 
         self.total.accepted += output.counts.accepted;
         self.total.duplicate += output.counts.duplicate;
@@ -624,27 +625,29 @@ fn the_operator_gives_each_symbol_to_one_worker() {
     use timely::dataflow::operators::{Input, Inspect, Probe};
 
     let results = timely::execute(timely::Config::process(2), |worker| {
+        let index = worker.index();
         let given = std::rc::Rc::new(std::cell::RefCell::new((Vec::new(), Counts::default())));
-        let (mut records, mut progress, probe) = worker.dataflow(|scope| {
-            let (records, record_stream) = scope.new_input::<Vec<Record>>();
-            let (progress, progress_stream) = scope.new_input::<Vec<Progress>>();
-            let streams = bars(record_stream, progress_stream, instruments(), Timeframe::S1);
+        let (mut input, probe) = worker.dataflow(|scope| {
+            let (input, clock) = scope.new_input::<Vec<Arc<crate::epochs::Feed>>>();
+            let kernel = Bars::new(instruments(), Timeframe::S1).of_worker(index, 2);
+            let streams = bars(clock, kernel);
             let (bars, counts) = (given.clone(), given.clone());
             streams.counts.inspect(move |c| counts.borrow_mut().1.accepted += c.accepted);
             let probe = streams.bars.inspect(move |bar| bars.borrow_mut().0.push(*bar)).probe().0;
-            (records, progress, probe)
+            (input, probe)
         });
         let partition = Partition::new("test").unwrap();
         for round in 0..3_u64 {
-            // Each worker sends half of the ticks.
-            for n in (0..100).filter(|n| n % 2 == worker.index() as u64) {
+            // Each worker is fed all of them.
+            let ticks = (0..100).map(|n| {
                 let event = Event::Trade { price: Price(10 + n as i64), size: Size(1) };
                 let tick = tick(&format!("S{}", n % 10), round as i64 * 1000, n, event);
-                records.send(Record { cursor: Cursor { partition, offset: n, row: 0 }, tick });
-            }
-            progress.send(Progress::START);
-            records.advance_to(round + 1);
-            progress.advance_to(round + 1);
+                Record { cursor: Cursor { partition, offset: n, row: 0 }, tick }
+            });
+            let ticks = vec![ticks.collect::<Ticks>().into()];
+            let feed = crate::epochs::Feed { ticks, ..(*crate::epochs::Feed::at(Progress::START)).clone() };
+            input.send(Arc::new(feed));
+            input.advance_to(round + 1);
             worker.step_while(|| probe.less_than(&(round + 1)));
         }
         given.take()

@@ -1,10 +1,11 @@
 //! A table for each reason, the life of windows, and that only the final facts count.
 
 use super::*;
+use crate::epochs::Feed;
 use marea_model::live::MAX_VALUE_BYTES;
 use marea_model::recommendation::{Action, Status};
 use marea_model::time::{MILLI, SECOND, first_epoch};
-use marea_model::{Amount, BlockReason, Decimal, F64, Position, Price, Timeframe};
+use marea_model::{Amount, BlockReason, Decimal, F64, Position, Price, Progress, Timeframe};
 use proptest::prelude::*;
 
 /// Close of the recommendation's bar: 2013-10-07T13:30:00Z.
@@ -742,22 +743,14 @@ fn wired(workers: usize) -> Vec<(Epoch, Verdict, i64)> {
     let guards = timely::execute(timely::Config::process(workers), move |worker| {
         let send = send.lock().unwrap().clone();
         let (index, peers) = (worker.index(), worker.peers());
-        let (mut clock, mut bars, mut quotes, mut config, probe) = worker.dataflow(|scope| {
-            let (clock_in, clock) = scope.new_input::<Vec<Progress>>();
+        let (mut clock, mut bars, mut quotes, probe) = worker.dataflow(|scope| {
+            let (clock_in, clock) = scope.new_input::<Vec<Arc<Feed>>>();
             let (_, contributions) = scope.new_input::<Vec<(Contribution, i64)>>();
             let (bars_in, bars) = scope.new_input::<Vec<(DecisionBar, i64)>>();
             let (quotes_in, quotes) = scope.new_input::<Vec<QuoteUpdate>>();
-            let (_, accounts) = scope.new_input::<Vec<AccountSnapshot>>();
-            let (config_in, config) = scope.new_input::<Vec<ConfigUpdate>>();
-            let recommendations = recommend(
-                clock.clone(),
-                contributions,
-                bars,
-                config.clone(),
-                crate::recommend::Recommend::new(&instruments()),
-            );
-            let verdicts =
-                gate(clock, recommendations, quotes, accounts, config, Gate::new(&instruments(), index, peers));
+            let kernel = crate::recommend::Recommend::new(&instruments());
+            let recommendations = recommend(clock.clone(), contributions, bars, kernel);
+            let verdicts = gate(clock, recommendations, quotes, Gate::new(&instruments(), index, peers));
             let verdicts = verdicts.inspect_core(move |event| {
                 if let Ok((stamp, rows)) = event {
                     for (verdict, diff) in rows {
@@ -765,16 +758,13 @@ fn wired(workers: usize) -> Vec<(Epoch, Verdict, i64)> {
                     }
                 }
             });
-            (clock_in, bars_in, quotes_in, config_in, verdicts.probe().0)
+            (clock_in, bars_in, quotes_in, verdicts.probe().0)
         });
         for ms in [0, 1, 999, 1000, 5000] {
             let epoch = first_epoch(T0 / MILLI + ms);
-            clock.advance_to(epoch);
-            clock.send(Progress::START);
-            clock.advance_to(epoch + 1);
+            let mut feed = (*Feed::at(Progress::START)).clone();
             bars.advance_to(epoch);
             quotes.advance_to(epoch);
-            config.advance_to(epoch);
             if index == 0 && ms == 0 {
                 for name in ["EURUSD", "GBPUSD", "USDJPY", "AUDUSD"] {
                     let symbol = Symbol::new(name).unwrap();
@@ -796,13 +786,15 @@ fn wired(workers: usize) -> Vec<(Epoch, Verdict, i64)> {
                 }
             }
             if ms == 1 {
-                config.send(put("/echo/core/master_accounts", "M1"));
-                config.send(put("/echo/windows/M1/EURUSD/start_utc", &utc(1)));
-                config.send(put("/echo/windows/M1/EURUSD/end_utc", &utc(4)));
+                feed.config.push(put("/echo/core/master_accounts", "M1"));
+                feed.config.push(put("/echo/windows/M1/EURUSD/start_utc", &utc(1)));
+                feed.config.push(put("/echo/windows/M1/EURUSD/end_utc", &utc(4)));
             }
             bars.advance_to(epoch + 1);
             quotes.advance_to(epoch + 1);
-            config.advance_to(epoch + 1);
+            clock.advance_to(epoch);
+            clock.send(Arc::new(feed));
+            clock.advance_to(epoch + 1);
             worker.step_while(|| probe.less_than(&(epoch + 1)));
         }
     });

@@ -79,6 +79,11 @@ impl Ema {
         self.period
     }
 
+    /// What a new value weighs once the average is seeded: 2/(n + 1).
+    pub(crate) fn weight(&self) -> f64 {
+        self.k
+    }
+
     /// Takes the value `x` after `age` values (which may saturate at n).
     #[inline(always)]
     pub fn next(&self, y: &mut F64, age: u32, x: f64) {

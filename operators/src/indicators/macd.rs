@@ -32,6 +32,16 @@ pub struct MacdState {
 }
 
 impl MacdState {
+    /// Fast, slow, signal.
+    pub(crate) fn averages(&self) -> [f64; 3] {
+        [self.fast.0, self.slow.0, self.signal.0]
+    }
+
+    /// Of what [`MacdState::averages`] gave.
+    pub(crate) fn of([fast, slow, signal]: [f64; 3]) -> Self {
+        MacdState { fast: F64(fast), slow: F64(slow), signal: F64(signal) }
+    }
+
     /// EMA(fast) − EMA(slow).
     #[inline]
     pub fn macd(&self) -> f64 {
@@ -54,6 +64,11 @@ impl Macd {
         };
         let [fast, slow, signal] = [fast, slow, signal].map(|n| Ema::new(n, seed));
         Macd { fast, slow, signal, fast_start, signal_start }
+    }
+
+    /// What a new value weighs in each average once all are seeded, which they are at the warm-up's end.
+    pub(crate) fn weights(&self) -> [f64; 3] {
+        [self.fast.weight(), self.slow.weight(), self.signal.weight()]
     }
 
     /// Takes the close `x` after `age` closes (which may saturate at the warm-up).

@@ -50,6 +50,7 @@ use marea_model::num::F64;
 use marea_model::strategy::{EmaSeed, MAX_PERIOD};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt::{self, Debug};
+use std::ops::Range;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -99,6 +100,22 @@ macro_rules! kernels {
                         let values = kernel.step(state, self.age, series, i);
                         self.age = (self.age + 1).min(kernel.warm_up());
                         values
+                    })*
+                }
+            }
+
+            /// Takes `bars` one after the other: as [`Indicator::step`], but the kernel is told apart only once.
+            pub fn run(&mut self, series: &Series, bars: Range<usize>, mut each: impl FnMut(usize, &Values)) {
+                match &mut self.working {
+                    $(Working::$name(kernel, state) => {
+                        // A copy that nothing else can see stays in registers.
+                        let (mut local, mut age) = (*state, self.age);
+                        for i in bars {
+                            let values = kernel.step(&mut local, age, series, i);
+                            age = (age + 1).min(kernel.warm_up());
+                            each(i, &values);
+                        }
+                        (*state, self.age) = (local, age);
                     })*
                 }
             }

@@ -63,6 +63,9 @@ impl Cci {
     }
 }
 
+/// The share of the mean that the mean distance from it must exceed: typical prices are rounded to 1e-16 of themselves.
+const FLAT: f64 = 1e-13;
+
 impl Kernel for Cci {
     type State = ();
 
@@ -84,6 +87,8 @@ impl Kernel for Cci {
         let origin = typical_price(series, first);
         let mean = origin + (first..=i).map(|j| typical_price(series, j) - origin).sum::<f64>() / n;
         let distance = (first..=i).map(|j| (typical_price(series, j) - mean).abs()).sum::<f64>() / n;
-        one(Some(if distance > 0.0 { (typical_price(series, i) - mean) / (0.015 * distance) } else { 0.0 }))
+        // What is nearer than rounding is flat.
+        let flat = distance <= FLAT * mean.abs();
+        one(Some(if flat { 0.0 } else { (typical_price(series, i) - mean) / (0.015 * distance) }))
     }
 }

@@ -178,7 +178,7 @@ mod naive {
                 one(window(&typical, period as usize).map(|w| {
                     let m = mean(w);
                     let distance = mean(&w.iter().map(|x| (x - m).abs()).collect::<Vec<_>>());
-                    let flat = w.iter().all(|x| *x == w[0]);
+                    let flat = distance <= 1e-13 * m.abs();
                     if flat { 0.0 } else { (w[w.len() - 1] - m) / (0.015 * distance) }
                 }))
             }

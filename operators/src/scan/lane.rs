@@ -2,7 +2,9 @@
 
 use super::ScanOutput;
 use super::track::{GAP, Mark, Span, Track, retain, thin};
-use crate::backtest::{Backtest, ClosedTrade, DayPartial, Events, Params, metrics_30d, metrics_all};
+use crate::backtest::{
+    Backtest, ClosedTrade, ColumnEvents, Columns, DayPartial, Params, Replay, metrics_30d, metrics_all,
+};
 use crate::history::History;
 use crate::indicators::{Indicator, IndicatorSpec, Values};
 use crate::series::{Series, SeriesBar, utc_day};
@@ -11,8 +13,9 @@ use marea_model::output::MetricsWindow;
 use marea_model::recommendation::{Contribution, DecisionBar};
 use marea_model::strategy::ATR_PERIOD;
 use marea_model::{
-    BarBody, Delta, F64, IndicatorRow, MetricsRow, Nanos, Output, Strategy, StrategyId, Symbol, Timeframe,
+    BarBody, Delta, F64, IndicatorRow, MetricsRow, Nanos, Output, Strategy, StrategyId, Symbol, Timeframe, TradeRow,
 };
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Days of the trailing window, the last closed bar's included.
@@ -36,6 +39,8 @@ struct IndicatorConsumer {
     spec: IndicatorSpec,
     /// Empty for one that is only read here (the decision bar's ATR).
     names: Vec<Arc<str>>,
+    /// Where its values begin among those of all visible indicators.
+    column: usize,
     initial: Stepped,
     track: Track<Stepped>,
 }
@@ -46,13 +51,14 @@ type Stepped = (Indicator, Values);
 struct BacktestConsumer {
     strategy: Arc<Strategy>,
     params: Params,
-    initial: Backtest,
-    track: Track<Backtest>,
+    /// Where its state is.
+    slot: usize,
     /// Completed UTC days, oldest first, from `days_from` on.
     days: Vec<DayPartial>,
     days_from: i32,
     /// What stands downstream.
-    emitted: Option<Box<(MetricsRow, MetricsRow, Contribution)>>,
+    contribution: Option<Box<Contribution>>,
+    metrics: Option<Box<[MetricsRow; 2]>>,
 }
 
 /// One (symbol, timeframe) and its consumers.
@@ -68,7 +74,17 @@ pub(super) struct Lane {
     lookback: usize,
     marks: Vec<Mark>,
     indicators: Vec<IndicatorConsumer>,
+    /// Of all values of all visible indicators.
+    names: Arc<[Arc<str>]>,
     backtests: Vec<BacktestConsumer>,
+    /// Whether rows were retracted in this epoch: then others may come in their place, and all go as deltas.
+    retracts: bool,
+    /// The decision bar without the bars that are forming, until closed bars change.
+    settled: Option<DecisionBar>,
+    /// The state of all of them, at the tip and at each mark.
+    columns: Columns,
+    /// Which of them has a slot there.
+    by_slot: Vec<usize>,
 }
 
 fn push(series: &mut Series, open_time: Nanos, body: &BarBody, scale: u8) {
@@ -123,8 +139,17 @@ impl Lane {
             lookback: 1,
             marks: Vec::new(),
             indicators: Vec::new(),
+            names: Arc::from([]),
             backtests: Vec::new(),
+            retracts: false,
+            settled: None,
+            columns: Columns::new(),
+            by_slot: Vec::new(),
         }
+    }
+
+    fn mark_times(&self) -> Vec<Nanos> {
+        self.marks.iter().map(|mark| mark.time).collect()
     }
 
     /// The closed bars `history[from..to]` as doubles.
@@ -152,32 +177,35 @@ impl Lane {
         self.tail = self.segment(history, closed.saturating_sub(self.lookback + TAIL), closed);
     }
 
-    /// Starts indicators, in one pass over the history. Those without `visible` are only read here.
-    pub(super) fn add_indicators(
-        &mut self,
-        specs: &[IndicatorSpec],
-        visible: bool,
-        history: &History,
-        out: &mut ScanOutput,
-    ) {
-        let fresh: Vec<&IndicatorSpec> = specs
-            .iter()
-            .filter(|s| !self.indicators.iter().any(|i| i.spec == **s && i.names.is_empty() != visible))
-            .collect();
-        if fresh.is_empty() {
+    /// Starts the indicators whose values are given, before there is any bar.
+    pub(super) fn show_indicators(&mut self, specs: &[IndicatorSpec]) {
+        let mut names: Vec<Arc<str>> = Vec::new();
+        for spec in specs {
+            if self.indicators.iter().any(|i| i.spec == *spec) {
+                continue;
+            }
+            let (initial, column) = ((spec.build(), Values::default()), names.len());
+            names.extend(spec.outputs());
+            let (names, track) = (spec.outputs(), Track::new(initial, 0));
+            self.indicators.push(IndicatorConsumer { spec: *spec, names, column, initial, track });
+            self.lookback = self.lookback.max(spec.lookback());
+        }
+        self.names = names.into();
+    }
+
+    /// Starts an indicator that is only read here, in one pass over the history.
+    pub(super) fn add_indicator(&mut self, spec: IndicatorSpec, history: &History) {
+        if self.indicators.iter().any(|i| i.spec == spec && i.names.is_empty()) {
             return;
         }
-        let lookback = fresh.iter().map(|s| s.lookback()).max().unwrap_or(0);
-        self.grow_lookback(history, lookback);
+        self.settled = None;
+        self.grow_lookback(history, spec.lookback());
+        let initial = (spec.build(), Values::default());
+        let track = Track::new(initial, self.marks.len());
+        let mut consumer = IndicatorConsumer { spec, names: Vec::new(), column: 0, initial, track };
         let span = self.whole(history);
-        for spec in fresh {
-            let initial = (spec.build(), Values::default());
-            let names = if visible { spec.outputs() } else { Vec::new() };
-            let track = Track::new(initial, self.marks.len());
-            let mut consumer = IndicatorConsumer { spec: *spec, names, initial, track };
-            consumer.replay((self.symbol, self.timeframe), &self.marks, 0, &span, out);
-            self.indicators.push(consumer);
-        }
+        consumer.replay((self.symbol, self.timeframe), &self.marks, 0, &span, &mut ScanOutput::default());
+        self.indicators.push(consumer);
     }
 
     /// Starts strategies, in one pass over the history.
@@ -185,26 +213,33 @@ impl Lane {
         if strategies.is_empty() {
             return;
         }
+        let mut columns = Columns::new();
         let mut fresh: Vec<BacktestConsumer> = Vec::with_capacity(strategies.len());
         for strategy in strategies {
             let params = Params::new(strategy);
-            let initial = Backtest::new(&params);
             fresh.push(BacktestConsumer {
                 strategy: strategy.clone(),
+                slot: columns.add(&params),
                 params,
-                track: Track::new(initial, self.marks.len()),
-                initial,
                 days: Vec::new(),
                 days_from: i32::MIN,
-                emitted: None,
+                contribution: None,
+                metrics: None,
             });
         }
         self.grow_lookback(history, fresh.iter().map(|c| c.params.lookback()).max().unwrap_or(0));
-        let span = self.whole(history);
-        for consumer in &mut fresh {
-            consumer.replay((self.symbol, self.timeframe), &self.marks, 0, &span, out);
-        }
+        let series = self.segment(history, 0, self.closed);
+        let by_slot = slots(&fresh);
+        let key = (self.symbol, self.timeframe);
+        let rows = Trades::of(self.retracts, out);
+        columns.catch_up(
+            &self.mark_times(),
+            &series,
+            &mut Tape { key, consumers: &mut fresh, by_slot: &by_slot, rows },
+        );
+        self.columns.join(columns, |from, to| fresh[by_slot[from]].slot = to);
         self.backtests.append(&mut fresh);
+        self.by_slot = slots(&self.backtests);
     }
 
     /// Stops a strategy and withdraws all that it said; or, where only its weight differs, carries on with `successor`.
@@ -228,12 +263,23 @@ impl Lane {
                 return true;
             }
         }
+        let (series, slot) = (self.segment(history, 0, self.closed), self.backtests[at].slot);
+        let key = (self.symbol, self.timeframe);
+        let (consumers, by_slot) = (&mut self.backtests, &self.by_slot);
+        self.retracts = true;
+        let rows = Trades::Deltas(&mut out.deltas);
+        self.columns.withdraw(slot, &series, &mut Tape { key, consumers, by_slot, rows });
+        self.columns.remove(slot);
         let mut gone = self.backtests.swap_remove(at);
-        let span =
-            Span { new: Series::new(), old: self.segment(history, 0, self.closed), from: 0, last_edit: Nanos::MAX };
-        gone.replay((self.symbol, self.timeframe), &[], 0, &span, out);
-        gone.publish(None, &self.tail, out);
+        self.by_slot = slots(&self.backtests);
+        gone.contribute(None, &self.tail, out);
+        gone.give_metrics(None, true, out);
         false
+    }
+
+    /// Whether it has strategies.
+    pub(super) fn has_backtests(&self) -> bool {
+        !self.backtests.is_empty()
     }
 
     /// The ids of its strategies.
@@ -241,57 +287,73 @@ impl Lane {
         self.backtests.iter().map(|c| c.strategy.id)
     }
 
-    /// Takes the closed bars that changed in this epoch, ordered by open time; `history` already holds them.
-    pub(super) fn apply(&mut self, edits: &[Edit], history: &History, out: &mut ScanOutput) {
-        if edits.is_empty() {
-            return;
-        }
+    /// Takes the closed bars that changed in this epoch: `edits`, ordered by open time, then all that are new at the tip;
+    /// `history` already holds them, and its first `closed` bars are closed.
+    pub(super) fn apply(&mut self, edits: &[Edit], history: &History, closed: usize, out: &mut ScanOutput) {
+        self.settled = None;
         // Marks stay where bars at the tip were deleted: what comes back at or before one rewrites it, like any edit.
         let last = self.last_closed.max(self.marks.last().map(|mark| mark.time));
-        let is_append = |e: &&Edit| e.old.is_none() && last.is_none_or(|last| e.open_time > last);
-        let appended = edits.iter().rev().take_while(is_append).count();
-        let (past, appends) = edits.split_at(edits.len() - appended);
-        if !past.is_empty() {
+        let is_append =
+            |open_time: Nanos, old: Option<BarBody>| old.is_none() && last.is_none_or(|last| open_time > last);
+        let appended = edits.iter().rev().take_while(|e| is_append(e.open_time, e.old)).count();
+        let past = &edits[..edits.len() - appended];
+        if past.is_empty() && appended == 0 {
+            // Only appended; but some may be at or before a mark.
+            let back =
+                history.open_times()[self.closed..closed].iter().take_while(|open| !is_append(**open, None)).count();
+            if back > 0 {
+                let bar = |i: usize| Edit { open_time: history.open_times()[i], old: None, new: Some(history.body(i)) };
+                let past: Vec<Edit> = (self.closed..self.closed + back).map(bar).collect();
+                self.edit(&past, history, out);
+            }
+        } else if !past.is_empty() {
             self.edit(past, history, out);
         }
-        self.append(appends, out);
+        self.append(history, closed, out);
         self.last_closed = self.closed.checked_sub(1).map(|last| history.open_times()[last]);
     }
 
     /// Steps every consumer over new bars at the tip, a block at a time: consumers outside, bars inside.
-    fn append(&mut self, appends: &[Edit], out: &mut ScanOutput) {
+    fn append(&mut self, history: &History, closed: usize, out: &mut ScanOutput) {
         let key = (self.symbol, self.timeframe);
-        let mut rest = appends;
-        while !rest.is_empty() {
+        while self.closed < closed {
             let to_mark = GAP as usize - self.closed % GAP as usize;
-            let (block, tail) = rest.split_at(to_mark.min(rest.len()));
-            rest = tail;
+            let block = to_mark.min(closed - self.closed);
             let from = self.tail.len();
-            for edit in block {
-                if let Some(body) = &edit.new {
-                    push(&mut self.tail, edit.open_time, body, self.scale);
-                }
+            for i in self.closed..self.closed + block {
+                push(&mut self.tail, history.open_times()[i], &history.body(i), self.scale);
             }
+            let to = self.tail.len();
+            let width = self.names.len();
+            let mut hidden = [];
+            let values = match width {
+                0 => &mut hidden,
+                _ => out.rows.indicators.extend(key.0, key.1, &self.tail.open_time[from..], &self.names),
+            };
             for consumer in &mut self.indicators {
-                for i in from..self.tail.len() {
-                    let (machine, values) = &mut consumer.track.state;
-                    *values = machine.step(&self.tail, i);
-                    emit_indicator(key, &consumer.names, values, self.tail.open_time[i], 1, out);
-                }
+                let (machine, last) = &mut consumer.track.state;
+                let (column, outputs) = (consumer.column, consumer.names.len());
+                machine.run(&self.tail, from..to, |i, stepped| {
+                    *last = *stepped;
+                    if outputs > 0 {
+                        let row = (i - from) * width + column;
+                        for (value, stepped) in values[row..row + outputs].iter_mut().zip(stepped) {
+                            *value = stepped.unwrap_or(f64::NAN);
+                        }
+                    }
+                });
             }
-            for consumer in &mut self.backtests {
-                let mut tape =
-                    Tape { id: consumer.strategy.id, key, diff: 1, days: &mut consumer.days, deltas: &mut out.deltas };
-                consumer.track.state.run(&consumer.params, &self.tail, from..self.tail.len(), &mut tape);
-            }
-            self.closed += block.len();
+            let (consumers, by_slot) = (&mut self.backtests, &self.by_slot);
+            let mut tape = Tape { key, consumers, by_slot, rows: Trades::of(self.retracts, out) };
+            self.columns.run(&self.tail, from..to, &mut tape);
+            self.closed += block;
             if self.closed.is_multiple_of(GAP as usize) {
                 self.mark();
             }
         }
         let keep = self.lookback + TAIL;
         if self.tail.len() > 2 * keep {
-            self.tail = self.tail.tail(self.tail.len() - keep);
+            self.tail.drop_front(self.tail.len() - keep);
         }
     }
 
@@ -303,22 +365,19 @@ impl Lane {
         for consumer in &mut self.indicators {
             consumer.track.saved.push(consumer.track.state);
         }
-        for consumer in &mut self.backtests {
-            consumer.track.saved.push(consumer.track.state);
-        }
+        self.columns.mark();
         if let Some(keep) = thin(&self.marks, count) {
             retain(&mut self.marks, &keep);
             for consumer in &mut self.indicators {
                 retain(&mut consumer.track.saved, &keep);
             }
-            for consumer in &mut self.backtests {
-                retain(&mut consumer.track.saved, &keep);
-            }
+            self.columns.retain_marks(&keep);
         }
     }
 
     /// Rewrites the past: one diff of all edits, from the mark before the earliest.
     fn edit(&mut self, edits: &[Edit], history: &History, out: &mut ScanOutput) {
+        self.retracts = true;
         let key = (self.symbol, self.timeframe);
         let inserted = edits.iter().filter(|e| e.old.is_none()).count();
         let deleted = edits.iter().filter(|e| e.new.is_none()).count();
@@ -360,8 +419,15 @@ impl Lane {
         for consumer in &mut self.indicators {
             consumer.replay(key, &self.marks, first, &span, out);
         }
+        let Span { old, new, from, last_edit } = &span;
+        let replay = Replay { old, new, from: *from, after: first.checked_sub(1), last_edit: *last_edit };
+        let marks = self.mark_times();
+        let (consumers, by_slot) = (&mut self.backtests, &self.by_slot);
+        let rows = Trades::Deltas(&mut out.deltas);
+        self.columns.replay(&marks, replay, &mut Tape { key, consumers, by_slot, rows });
         for consumer in &mut self.backtests {
-            consumer.replay(key, &self.marks, first, &span, out);
+            // What was replayed may lie before days that stay.
+            consumer.days.sort_by_key(|day| day.day);
             if start_over {
                 consumer.days_from = i32::MIN;
             }
@@ -370,15 +436,47 @@ impl Lane {
         self.rebuild_tail(history, closed);
     }
 
-    /// At the end of an epoch: what the strategies say now, where that has changed.
-    pub(super) fn publish(&mut self, out: &mut ScanOutput) {
+    /// What the strategies say now, where that has changed; nothing, unless recommendations rest on these bars.
+    pub(super) fn contribute(&mut self, decisive: bool, out: &mut ScanOutput) {
+        if !decisive && self.backtests.iter().all(|consumer| consumer.contribution.is_none()) {
+            return;
+        }
         for consumer in &mut self.backtests {
-            consumer.publish(self.last_closed.map(|last| (self.symbol, last)), &self.tail, out);
+            let state = self.columns.get(consumer.slot);
+            let tip = self.last_closed.filter(|_| decisive).zip(state.as_ref());
+            consumer.contribute(tip.map(|(as_of, state)| Tip { symbol: self.symbol, as_of, state }), &self.tail, out);
         }
     }
 
+    /// The metrics of all strategies as of the last closed bar.
+    pub(super) fn publish_metrics(&mut self, out: &mut ScanOutput) {
+        for consumer in &mut self.backtests {
+            let state = self.columns.get(consumer.slot);
+            let tip = self.last_closed.zip(state.as_ref());
+            let tip = tip.map(|(as_of, state)| Tip { symbol: self.symbol, as_of, state });
+            consumer.give_metrics(tip, self.retracts, out);
+        }
+    }
+
+    /// Says whether rows are retracted in this epoch, so that all must go as deltas.
+    pub(super) fn set_retracts(&mut self, retracts: bool) {
+        self.retracts = retracts;
+    }
+
     /// The decision bar, with what surrounds it; none before the first closed bar.
-    pub(super) fn decision(&self, history: &History) -> Option<DecisionBar> {
+    pub(super) fn decision(&mut self, history: &History) -> Option<DecisionBar> {
+        if self.settled.is_none() {
+            self.settled = self.settle(history);
+        }
+        let forming = || (self.closed..history.len()).map(|i| history.body(i));
+        Some(DecisionBar {
+            high_since: forming().map(|b| b.high).max().map(|p| p.decimal(self.scale)),
+            low_since: forming().map(|b| b.low).min().map(|p| p.decimal(self.scale)),
+            ..self.settled?
+        })
+    }
+
+    fn settle(&self, history: &History) -> Option<DecisionBar> {
         let last = self.closed.checked_sub(1)?;
         let body = history.body(last);
         let atr = self.indicators.iter().find(|i| i.spec == DECISION_ATR);
@@ -390,7 +488,6 @@ impl Lane {
             let before = history.body(from).close.to_f64(self.scale);
             (before != 0.0).then(|| F64(body.close.to_f64(self.scale) / before - 1.0))
         });
-        let forming = || (self.closed..history.len()).map(|i| history.body(i));
         Some(DecisionBar {
             symbol: self.symbol,
             timeframe: self.timeframe,
@@ -399,8 +496,8 @@ impl Lane {
             atr: atr.and_then(|i| i.track.state.1[0]).map(F64),
             volume_change,
             five_bar_move,
-            high_since: forming().map(|b| b.high).max().map(|p| p.decimal(self.scale)),
-            low_since: forming().map(|b| b.low).min().map(|p| p.decimal(self.scale)),
+            high_since: None,
+            low_since: None,
         })
     }
 }
@@ -415,74 +512,129 @@ impl IndicatorConsumer {
     }
 }
 
-/// Takes down what a backtest does: rows of trades, and completed days.
-struct Tape<'a> {
-    id: StrategyId,
-    key: (Symbol, Timeframe),
-    diff: i64,
-    days: &'a mut Vec<DayPartial>,
-    deltas: &'a mut Vec<Delta>,
+/// Which consumer has a slot.
+fn slots(consumers: &[BacktestConsumer]) -> Vec<usize> {
+    let mut by_slot = Vec::new();
+    for (at, consumer) in consumers.iter().enumerate() {
+        if by_slot.len() <= consumer.slot {
+            by_slot.resize(consumer.slot + 1, usize::MAX);
+        }
+        by_slot[consumer.slot] = at;
+    }
+    by_slot
 }
 
-impl Events for Tape<'_> {
-    fn trade(&mut self, trade: &ClosedTrade) {
-        emit(self.deltas, Output::Trade(trade.row(self.id, self.key.0, self.key.1)), self.diff);
+/// Where rows of trades go.
+enum Trades<'a> {
+    /// They are new.
+    Rows(&'a mut Vec<TradeRow>),
+    /// They come or go.
+    Deltas(&'a mut Vec<Delta>),
+}
+
+impl<'a> Trades<'a> {
+    fn of(retracts: bool, out: &'a mut ScanOutput) -> Self {
+        if retracts { Trades::Deltas(&mut out.deltas) } else { Trades::Rows(&mut out.rows.trades) }
+    }
+}
+
+/// Takes down what backtests do: rows of trades, and completed days.
+struct Tape<'a> {
+    key: (Symbol, Timeframe),
+    consumers: &'a mut [BacktestConsumer],
+    by_slot: &'a [usize],
+    rows: Trades<'a>,
+}
+
+impl ColumnEvents for Tape<'_> {
+    fn trade(&mut self, slot: usize, diff: i64, trade: &ClosedTrade) {
+        let id = self.consumers[self.by_slot[slot]].strategy.id;
+        let row = trade.row(id, self.key.0, self.key.1);
+        match &mut self.rows {
+            Trades::Rows(rows) => rows.push(row),
+            Trades::Deltas(deltas) => deltas.push(Delta { output: Output::Trade(row), diff }),
+        }
     }
 
-    fn day(&mut self, day: &DayPartial) {
-        self.days.push(*day);
+    fn day(&mut self, slot: usize, day: &DayPartial) {
+        self.consumers[self.by_slot[slot]].days.push(*day);
     }
+
+    fn withdraw_days(&mut self, slot: usize, range: Range<i32>) {
+        self.consumers[self.by_slot[slot]].days.retain(|day| !range.contains(&day.day));
+    }
+}
+
+/// The last closed bar of a symbol, and what a strategy has made of all bars up to it.
+struct Tip<'a> {
+    symbol: Symbol,
+    as_of: Nanos,
+    state: &'a Backtest,
 }
 
 impl BacktestConsumer {
-    fn replay(&mut self, key: (Symbol, Timeframe), marks: &[Mark], first: usize, span: &Span, out: &mut ScanOutput) {
-        let (params, id, lookback) = (&self.params, self.strategy.id, self.params.lookback());
-        let (mut withdrawn, mut completed) = (Vec::new(), Vec::new());
-        let deltas = &mut out.deltas;
-        self.track.replay(&self.initial, marks, first, span, lookback, |state, series, i, diff| {
-            let days = if diff < 0 { &mut withdrawn } else { &mut completed };
-            state.step(params, series, i, &mut Tape { id, key, diff, days, deltas });
-        });
-        // Both sides started from the same state, so the old side completed exactly the days that are to be replaced.
-        self.days.retain(|d| !withdrawn.iter().any(|w| w.day == d.day));
-        self.days.append(&mut completed);
-        self.days.sort_by_key(|d| d.day);
+    /// Lets go of days that are far out of the trailing window.
+    fn forget_days(&mut self, as_of: Nanos) {
+        let oldest = utc_day(as_of) - TRAILING_DAYS + 1;
+        if self.days.first().is_some_and(|d| d.day < oldest - 2 * SPARE_DAYS) {
+            self.days.retain(|d| d.day >= oldest - SPARE_DAYS);
+            self.days_from = oldest - SPARE_DAYS;
+        }
     }
 
-    /// Emits metrics and contribution as of the last closed bar, and withdraws what stood; nothing where both agree.
-    fn publish(&mut self, tip: Option<(Symbol, Nanos)>, tail: &Series, out: &mut ScanOutput) {
-        let fresh = tip.map(|(symbol, as_of)| {
-            let oldest = utc_day(as_of) - TRAILING_DAYS + 1;
-            if self.days.first().is_some_and(|d| d.day < oldest - 2 * SPARE_DAYS) {
-                self.days.retain(|d| d.day >= oldest - SPARE_DAYS);
-                self.days_from = oldest - SPARE_DAYS;
-            }
-            Box::new(self.figures(symbol, as_of, tail))
+    /// Emits the contribution as of the last closed bar, and withdraws what stood; nothing where both agree.
+    fn contribute(&mut self, tip: Option<Tip<'_>>, tail: &Series, out: &mut ScanOutput) {
+        let fresh = tip.map(|tip| {
+            self.forget_days(tip.as_of);
+            Box::new(self.says(&tip, tail))
         });
-        if fresh == self.emitted {
-            return;
+        if fresh != self.contribution {
+            out.contributions.extend(self.contribution.take().map(|row| (*row, -1)));
+            out.contributions.extend(fresh.clone().map(|row| (*row, 1)));
+            self.contribution = fresh;
         }
-        for (figures, diff) in [(&self.emitted, -1), (&fresh, 1)] {
-            if let Some(figures) = figures {
-                let (all, trailing, contribution) = &**figures;
-                out.deltas.push(Delta { output: Output::Metrics(Box::new(*all)), diff });
-                out.deltas.push(Delta { output: Output::Metrics(Box::new(*trailing)), diff });
-                out.contributions.push((contribution.clone(), diff));
-            }
-        }
-        self.emitted = fresh;
     }
 
-    fn figures(&self, symbol: Symbol, as_of: Nanos, tail: &Series) -> (MetricsRow, MetricsRow, Contribution) {
-        let state = &self.track.state;
-        let all = metrics_all(state, &self.params);
-        let trailing = metrics_30d(&self.days, state.day(), &self.params);
+    /// Emits the metrics as of the last closed bar, where they have changed.
+    fn give_metrics(&mut self, tip: Option<Tip<'_>>, retracts: bool, out: &mut ScanOutput) {
+        let fresh = tip.map(|tip| self.figures(tip));
+        let as_deltas =
+            |rows: [MetricsRow; 2], diff| rows.map(|row| Delta { output: Output::Metrics(Box::new(row)), diff });
+        match (&mut self.metrics, fresh) {
+            (Some(standing), Some(fresh)) if !retracts => {
+                let changed = fresh.iter().zip(&**standing).filter(|(new, old)| new != old);
+                out.rows.metrics.extend(changed.map(|(new, _)| *new));
+                **standing = fresh;
+            }
+            (None, Some(fresh)) if !retracts => {
+                out.rows.metrics.extend(fresh);
+                self.metrics = Some(Box::new(fresh));
+            }
+            (standing, fresh) => {
+                out.deltas.extend(standing.take().into_iter().flat_map(|rows| as_deltas(*rows, -1)));
+                out.deltas.extend(fresh.into_iter().flat_map(|rows| as_deltas(rows, 1)));
+                *standing = fresh.map(Box::new);
+            }
+        }
+    }
+
+    fn figures(&mut self, Tip { symbol, as_of, state }: Tip<'_>) -> [MetricsRow; 2] {
+        self.forget_days(as_of);
         let (strategy, timeframe) = (self.strategy.id, self.strategy.timeframe);
         let row = |window, metrics| MetricsRow { strategy, symbol, timeframe, window, as_of, metrics };
-        let contribution = Contribution {
+        [
+            row(MetricsWindow::All, metrics_all(state, &self.params)),
+            row(MetricsWindow::Days30, metrics_30d(&self.days, state.day(), &self.params)),
+        ]
+    }
+
+    fn says(&self, tip: &Tip<'_>, tail: &Series) -> Contribution {
+        let Tip { symbol, state, .. } = *tip;
+        let trailing = metrics_30d(&self.days, state.day(), &self.params);
+        Contribution {
             symbol,
-            strategy,
-            timeframe,
+            strategy: self.strategy.id,
+            timeframe: self.strategy.timeframe,
             kind: self.strategy.kind,
             weight: self.strategy.weight,
             side: state.standing_side(),
@@ -492,7 +644,6 @@ impl BacktestConsumer {
             sharpe: trailing.sharpe,
             win_rate: trailing.win_rate,
             values: state.values(&self.params, tail, tail.len().saturating_sub(1)).map(|v| v.map(F64)),
-        };
-        (row(MetricsWindow::All, all), row(MetricsWindow::Days30, trailing), contribution)
+        }
     }
 }

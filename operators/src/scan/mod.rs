@@ -2,8 +2,10 @@
 //! indicators, and strategies with their positions and metrics.
 //!
 //! - **Input**: base bars of all symbols (every worker gets all: bars are few), progress, configuration.
-//! - **Output**: rows of `bars`, `indicators`, `trades`, `metrics`; one [`Contribution`] a strategy and symbol; one
-//!   [`DecisionBar`] a symbol.
+//! - **Output**: rows of `bars`, `indicators`, `trades`, `metrics`; one [`Contribution`] a symbol and strategy of its
+//!   decision timeframe; one [`DecisionBar`] a symbol. What is only appended leaves as [`Rows`], what replaces something
+//!   as deltas. Metrics are given when they are asked for, since nothing here depends on them: a strategy whose bars
+//!   have changed has new ones then.
 //! - **Corrects**: yes. All edits of an epoch are one diff; each consumer restores its checkpoint before the earliest
 //!   edit and steps the old and the new bars side by side, merged by open time. An indicator stops where both states
 //!   are equal and no window reaches an edit; strategies, whose state holds sums, usually run to the tip.
@@ -21,14 +23,15 @@ mod tests;
 mod track;
 
 use crate::bars::BarUpsert;
-use crate::epochs::{EpochOperator, EpochStream};
+use crate::epochs::{Clock, EpochOperator, EpochStream};
+use crate::history::History;
 use crate::indicators::IndicatorSpec;
-use crate::rollup::{BarChange, Rollup, RollupError};
+use crate::rollup::{BarChange, How, LevelChange, Rollup, RollupError};
 use lane::{DECISION_ATR, Edit, Lane};
 use marea_model::live::Touched;
 use marea_model::recommendation::{Contribution, DecisionBar};
 use marea_model::{
-    ConfigUpdate, Delta, Instruments, LiveConfig, Output, Progress, Strategy, StrategyId, Symbol, Timeframe,
+    Bar, ConfigUpdate, Delta, Instruments, LiveConfig, Output, Progress, Rows, Strategy, StrategyId, Symbol, Timeframe,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -63,12 +66,37 @@ fn runs(strategy: &Strategy, symbol: Symbol, timeframe: Timeframe, index: usize,
 /// What an epoch changed.
 #[derive(Debug, Default)]
 pub struct ScanOutput {
-    /// Rows of bars, indicators, trades and metrics.
+    /// Rows that stand now.
+    pub rows: Rows,
+    /// Rows of bars, indicators, trades and metrics, retracted and inserted. No key is in both.
     pub deltas: Vec<Delta>,
     /// What strategies say.
     pub contributions: Vec<(Contribution, i64)>,
     /// What they say it about.
     pub decisions: Vec<(DecisionBar, i64)>,
+}
+
+/// One symbol, under its number in the roll-up.
+struct Lanes {
+    symbol: Symbol,
+    /// Whether its bars and indicators are given here.
+    owned: bool,
+    /// Of each timeframe that has closed bars.
+    lanes: Vec<Option<Box<Lane>>>,
+    /// Which of them recommendations are made on, if it is there.
+    decisive: Option<usize>,
+    decision: Option<DecisionBar>,
+}
+
+/// What an epoch's configuration changes.
+#[derive(Default)]
+struct Plan {
+    /// Whether instruments are others.
+    instruments: bool,
+    /// Strategies that are added.
+    fresh: Vec<Arc<Strategy>>,
+    /// Strategies that are removed, or replaced by those of `fresh` that are named with them.
+    gone: BTreeMap<StrategyId, Option<Arc<Strategy>>>,
 }
 
 /// The kernel.
@@ -78,10 +106,13 @@ pub struct Scan {
     live: LiveConfig,
     /// Those that run, as of the last epoch.
     strategies: BTreeMap<StrategyId, Arc<Strategy>>,
-    lanes: BTreeMap<(Symbol, Timeframe), Lane>,
-    decisions: BTreeMap<Symbol, DecisionBar>,
-    /// Lanes whose bars or strategies have changed in this epoch.
-    touched: BTreeSet<(Symbol, Timeframe)>,
+    symbols: Vec<Lanes>,
+    /// (symbol, timeframe) of the lanes whose bars or strategies have changed in this epoch.
+    touched: Vec<(usize, usize)>,
+    /// Likewise since metrics were given last, if they have strategies.
+    unpublished: BTreeSet<(usize, usize)>,
+    /// Symbols whose decision bar may have changed in this epoch.
+    moved: Vec<usize>,
 }
 
 impl Scan {
@@ -94,158 +125,253 @@ impl Scan {
             rollup,
             live,
             strategies: BTreeMap::new(),
-            lanes: BTreeMap::new(),
-            decisions: BTreeMap::new(),
-            touched: BTreeSet::new(),
+            symbols: Vec::new(),
+            touched: Vec::new(),
+            unpublished: BTreeSet::new(),
+            moved: Vec::new(),
         })
     }
 
-    fn owns(&self, symbol: Symbol) -> bool {
-        owner(symbol, self.config.peers) == self.config.index
-    }
-
-    /// Takes an epoch's base bars, progress and configuration; gives what they changed.
+    /// Takes an epoch's base bars, progress and configuration; gives what they changed, metrics only if asked for.
     pub fn epoch(
         &mut self,
         bars: impl IntoIterator<Item = BarUpsert>,
         progress: Option<Progress>,
         config: &[ConfigUpdate],
+        metrics: bool,
     ) -> ScanOutput {
         let mut out = ScanOutput::default();
-        let changes = self.rollup.epoch(bars, progress);
-        let mut moved: BTreeSet<Symbol> = BTreeSet::new();
-        for group in changes.chunk_by(|a, b| (a.symbol, a.timeframe) == (b.symbol, b.timeframe)) {
-            self.change(group, &mut moved, &mut out);
+        let plan = self.plan(config);
+        // What is appended first may be taken back.
+        let retracts = !plan.gone.is_empty();
+        if retracts {
+            self.symbols.iter_mut().flat_map(|s| &mut s.lanes).flatten().for_each(|lane| lane.set_retracts(true));
         }
-        if !config.is_empty() {
-            self.configure(config, &mut moved, &mut out);
+        for change in self.rollup.epoch(bars, progress) {
+            self.change(&change, retracts, &mut out);
         }
-        for key in std::mem::take(&mut self.touched) {
-            if let Some(lane) = self.lanes.get_mut(&key) {
-                lane.publish(&mut out);
+        if plan.instruments {
+            self.choose_decisive();
+        }
+        if retracts || !plan.fresh.is_empty() {
+            self.configure(&plan, &mut out);
+        }
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.sort_unstable();
+        touched.dedup();
+        for (number, level) in &touched {
+            let symbol = &mut self.symbols[*number];
+            if let Some(lane) = symbol.lanes[*level].as_mut().filter(|lane| lane.has_backtests()) {
+                lane.contribute(symbol.decisive == Some(*level), &mut out);
+                self.unpublished.insert((*number, *level));
             }
         }
-        for symbol in moved {
-            self.decide(symbol, &mut out);
-        }
-        out
-    }
-
-    /// The changes of one (symbol, timeframe), ordered by open time.
-    fn change(&mut self, changes: &[BarChange], moved: &mut BTreeSet<Symbol>, out: &mut ScanOutput) {
-        let Some(BarChange { symbol, timeframe, scale, .. }) = changes.first().copied() else { return };
-        if self.owns(symbol) {
-            moved.insert(symbol);
-            for change in changes {
-                for (row, diff) in [(change.old_row(), -1), (change.new_row(), 1)] {
-                    out.deltas.extend(row.map(|bar| Delta { output: Output::Bar(bar), diff }));
+        if metrics {
+            for (number, level) in std::mem::take(&mut self.unpublished) {
+                if let Some(lane) = &mut self.symbols[number].lanes[level] {
+                    lane.publish_metrics(&mut out);
                 }
             }
         }
-        let closed = |side: Option<(_, bool)>| side.filter(|(_, closed)| *closed).map(|(body, _)| body);
-        let edits: Vec<Edit> = changes
-            .iter()
-            .map(|c| Edit { open_time: c.open_time, old: closed(c.old), new: closed(c.new) })
-            .filter(|e| e.old != e.new)
-            .collect();
-        if edits.is_empty() {
+        for (number, level) in touched.drain(..) {
+            if let Some(lane) = &mut self.symbols[number].lanes[level] {
+                lane.set_retracts(false);
+            }
+        }
+        self.touched = touched;
+        if retracts {
+            self.symbols.iter_mut().flat_map(|s| &mut s.lanes).flatten().for_each(|lane| lane.set_retracts(false));
+        }
+        let mut moved = std::mem::take(&mut self.moved);
+        moved.sort_unstable();
+        moved.dedup();
+        moved.drain(..).for_each(|number| self.decide(number, &mut out));
+        self.moved = moved;
+        out
+    }
+
+    /// The symbol that a change speaks of.
+    fn meet(&mut self, number: usize, symbol: Symbol) {
+        while self.symbols.len() <= number {
+            self.symbols.push(Lanes {
+                symbol,
+                owned: owner(symbol, self.config.peers) == self.config.index,
+                lanes: self.rollup.timeframes().iter().map(|_| None).collect(),
+                decisive: decisive(&self.live, &self.rollup, symbol),
+                decision: None,
+            });
+        }
+    }
+
+    fn change(&mut self, change: &LevelChange, retracts: bool, out: &mut ScanOutput) {
+        let LevelChange { symbol, timeframe, number, level, .. } = *change;
+        self.meet(number, symbol);
+        let lanes = &mut self.symbols[number];
+        let history = self.rollup.history_at(number, level);
+        if lanes.owned {
+            give_bars(change, history, out);
+            if lanes.decisive == Some(level) {
+                self.moved.push(number);
+            }
+        }
+        let edits = closed_edits(change);
+        if edits.is_empty() && change.closed.0 >= change.closed.1 {
             return;
         }
-        if !self.lanes.contains_key(&(symbol, timeframe)) {
-            self.open_lane(symbol, timeframe, scale, out);
-        }
-        let (Some(lane), Some(history)) =
-            (self.lanes.get_mut(&(symbol, timeframe)), self.rollup.history(symbol, timeframe))
-        else {
-            return;
+        let lane = match &mut lanes.lanes[level] {
+            Some(lane) => lane,
+            None => {
+                let mut lane = Box::new(Lane::new(symbol, timeframe, change.scale));
+                lane.set_retracts(retracts);
+                if lanes.owned {
+                    let specs = self.config.indicators.iter().filter(|(t, _)| *t == timeframe);
+                    let specs: Vec<IndicatorSpec> = specs.flat_map(|(_, specs)| specs.iter().copied()).collect();
+                    lane.show_indicators(&specs);
+                    if lanes.decisive == Some(level) {
+                        lane.add_indicator(DECISION_ATR, history);
+                    }
+                }
+                let (index, peers) = (self.config.index, self.config.peers);
+                let strategies = self.strategies.values().filter(|s| runs(s, symbol, timeframe, index, peers));
+                lane.add_backtests(&strategies.cloned().collect::<Vec<_>>(), history, out);
+                lanes.lanes[level].insert(lane)
+            }
         };
-        lane.apply(&edits, history, out);
-        self.touched.insert((symbol, timeframe));
+        lane.apply(&edits, history, change.closed.1, out);
+        self.touched.push((number, level));
     }
 
-    fn open_lane(&mut self, symbol: Symbol, timeframe: Timeframe, scale: u8, out: &mut ScanOutput) {
-        let Some(history) = self.rollup.history(symbol, timeframe) else { return };
-        let mut lane = Lane::new(symbol, timeframe, scale);
-        if self.owns(symbol) {
-            for (_, specs) in self.config.indicators.iter().filter(|(t, _)| *t == timeframe) {
-                lane.add_indicators(specs, true, history, out);
-            }
-            if self.live.instruments().get(symbol).decision_timeframe == timeframe {
-                lane.add_indicators(&[DECISION_ATR], false, history, out);
-            }
+    /// What the configuration changes.
+    fn plan(&mut self, updates: &[ConfigUpdate]) -> Plan {
+        let mut plan = Plan::default();
+        if updates.is_empty() {
+            return plan;
         }
-        let (index, peers) = (self.config.index, self.config.peers);
-        let strategies = self.strategies.values().filter(|s| runs(s, symbol, timeframe, index, peers));
-        lane.add_backtests(&strategies.cloned().collect::<Vec<_>>(), history, out);
-        self.lanes.insert((symbol, timeframe), lane);
-    }
-
-    /// Brings strategies and decision timeframes up to the configuration.
-    fn configure(&mut self, updates: &[ConfigUpdate], moved: &mut BTreeSet<Symbol>, out: &mut ScanOutput) {
         for update in updates {
-            if let Touched::Instruments(_) = self.live.apply(update) {
-                moved.extend(self.decisions.keys());
-            }
+            plan.instruments |= matches!(self.live.apply(update), Touched::Instruments(_));
         }
         let wanted = self.live.strategies();
-        let mut fresh: Vec<Arc<Strategy>> = Vec::new();
-        let mut gone: BTreeMap<StrategyId, Option<Arc<Strategy>>> = BTreeMap::new();
         for (id, strategy) in wanted {
             match self.strategies.get(id) {
                 Some(standing) if standing == strategy => continue,
                 Some(_) => {
-                    gone.insert(*id, Some(strategy.clone()));
+                    plan.gone.insert(*id, Some(strategy.clone()));
                 }
                 None => {}
             }
-            fresh.push(strategy.clone());
+            plan.fresh.push(strategy.clone());
         }
-        gone.extend(self.strategies.keys().filter(|id| !wanted.contains_key(id)).map(|id| (*id, None)));
+        plan.gone.extend(self.strategies.keys().filter(|id| !wanted.contains_key(id)).map(|id| (*id, None)));
+        plan
+    }
+
+    /// Brings the strategies up to the configuration.
+    fn configure(&mut self, Plan { gone, fresh, .. }: &Plan, out: &mut ScanOutput) {
         self.strategies.retain(|id, _| !gone.contains_key(id));
         self.strategies.extend(fresh.iter().map(|s| (s.id, s.clone())));
         let (index, peers) = (self.config.index, self.config.peers);
-        for ((symbol, timeframe), lane) in &mut self.lanes {
-            let Some(history) = self.rollup.history(*symbol, *timeframe) else { continue };
-            let runs = |s: &Strategy| runs(s, *symbol, *timeframe, index, peers);
-            let mut carried: BTreeSet<StrategyId> = BTreeSet::new();
-            for id in lane.strategies().filter(|id| gone.contains_key(id)).collect::<Vec<_>>() {
-                let successor = gone.get(&id).and_then(Option::as_ref).filter(|s| runs(s));
-                if lane.remove_backtest(id, successor, history, out) {
-                    carried.insert(id);
+        for (number, lanes) in self.symbols.iter_mut().enumerate() {
+            let symbol = lanes.symbol;
+            for (level, lane) in lanes.lanes.iter_mut().enumerate() {
+                let Some(lane) = lane else { continue };
+                let (history, timeframe) = (self.rollup.history_at(number, level), self.rollup.timeframes()[level]);
+                let runs = |s: &Strategy| runs(s, symbol, timeframe, index, peers);
+                let mut carried: BTreeSet<StrategyId> = BTreeSet::new();
+                let mut changed = false;
+                for id in lane.strategies().filter(|id| gone.contains_key(id)).collect::<Vec<_>>() {
+                    changed = true;
+                    let successor = gone.get(&id).and_then(Option::as_ref).filter(|s| runs(s));
+                    if lane.remove_backtest(id, successor, history, out) {
+                        carried.insert(id);
+                    }
+                }
+                let added: Vec<_> = fresh.iter().filter(|s| runs(s) && !carried.contains(&s.id)).cloned().collect();
+                lane.add_backtests(&added, history, out);
+                if changed || !added.is_empty() {
+                    self.touched.push((number, level));
                 }
             }
-            let added: Vec<_> = fresh.iter().filter(|s| runs(s) && !carried.contains(&s.id)).cloned().collect();
-            lane.add_backtests(&added, history, out);
-            if !carried.is_empty() || !added.is_empty() {
-                self.touched.insert((*symbol, *timeframe));
+        }
+    }
+
+    /// Recommendations may rest on other timeframes now.
+    fn choose_decisive(&mut self) {
+        for (number, lanes) in self.symbols.iter_mut().enumerate() {
+            let fresh = decisive(&self.live, &self.rollup, lanes.symbol);
+            let old = std::mem::replace(&mut lanes.decisive, fresh);
+            if old == fresh {
+                continue;
             }
-            if owner(*symbol, peers) == index && self.live.instruments().get(*symbol).decision_timeframe == *timeframe {
-                lane.add_indicators(&[DECISION_ATR], false, history, out);
-                moved.insert(*symbol);
+            for level in [old, fresh].into_iter().flatten() {
+                if lanes.lanes[level].as_ref().is_some_and(|lane| lane.has_backtests()) {
+                    self.touched.push((number, level));
+                }
+            }
+            if !lanes.owned {
+                continue;
+            }
+            self.moved.push(number);
+            if let Some((level, lane)) = fresh.and_then(|level| Some((level, lanes.lanes[level].as_mut()?))) {
+                lane.add_indicator(DECISION_ATR, self.rollup.history_at(number, level));
             }
         }
     }
 
     /// Emits a symbol's decision bar if it has changed.
-    fn decide(&mut self, symbol: Symbol, out: &mut ScanOutput) {
-        let timeframe = self.live.instruments().get(symbol).decision_timeframe;
-        let lane = self.lanes.get(&(symbol, timeframe));
-        let fresh = lane.zip(self.rollup.history(symbol, timeframe)).and_then(|(l, h)| l.decision(h));
-        let standing = self.decisions.get(&symbol).copied();
-        if fresh == standing {
+    fn decide(&mut self, number: usize, out: &mut ScanOutput) {
+        let lanes = &mut self.symbols[number];
+        let lane = lanes.decisive.and_then(|level| Some((level, lanes.lanes[level].as_mut()?)));
+        let fresh = lane.and_then(|(level, lane)| lane.decision(self.rollup.history_at(number, level)));
+        if fresh == lanes.decision {
             return;
         }
-        out.decisions.extend(standing.map(|d| (d, -1)));
+        out.decisions.extend(lanes.decision.map(|d| (d, -1)));
         out.decisions.extend(fresh.map(|d| (d, 1)));
-        match fresh {
-            Some(fresh) => self.decisions.insert(symbol, fresh),
-            None => self.decisions.remove(&symbol),
-        };
+        lanes.decision = fresh;
     }
+}
+
+/// The timeframe that recommendations about a symbol rest on, by its place.
+fn decisive(live: &LiveConfig, rollup: &Rollup, symbol: Symbol) -> Option<usize> {
+    let timeframe = live.instruments().get(symbol).decision_timeframe;
+    rollup.timeframes().iter().position(|t| *t == timeframe)
+}
+
+/// The bars that changed, as rows.
+fn give_bars(change: &LevelChange, history: &History, out: &mut ScanOutput) {
+    let LevelChange { symbol, timeframe, scale, closed, .. } = *change;
+    let first = match &change.how {
+        How::Tail { first, .. } => *first,
+        How::Rewritten(changes) => {
+            for change in changes {
+                for (row, diff) in [(change.old_row(), -1), (change.new_row(), 1)] {
+                    out.deltas.extend(row.map(|bar| Delta { output: Output::Bar(bar), diff }));
+                }
+            }
+            return;
+        }
+    };
+    let bar = |i: usize| {
+        let (open_time, body) = (history.open_times()[i], history.body(i));
+        Bar { symbol, timeframe, open_time, body, scale, closed: i < closed.1 }
+    };
+    out.rows.bars.extend((closed.0..closed.1.min(first)).map(bar));
+    out.rows.bars.extend((first..history.len()).map(bar));
+}
+
+/// The closed bars that changed in another way than by being appended to those that were closed.
+fn closed_edits(change: &LevelChange) -> Vec<Edit> {
+    let How::Rewritten(changes) = &change.how else { return Vec::new() };
+    let closed = |side: Option<(_, bool)>| side.filter(|(_, closed)| *closed).map(|(body, _)| body);
+    let edits =
+        changes.iter().map(|c: &BarChange| Edit { open_time: c.open_time, old: closed(c.old), new: closed(c.new) });
+    edits.filter(|e| e.old != e.new).collect()
 }
 
 /// The streams that leave a scan.
 pub struct ScanStreams<'scope> {
+    /// Rows that stand now.
+    pub rows: EpochStream<'scope, Rows>,
     /// Rows of bars, indicators, trades and metrics.
     pub deltas: EpochStream<'scope, Delta>,
     /// What strategies say, on the worker that ran them.
@@ -254,24 +380,26 @@ pub struct ScanStreams<'scope> {
     pub decisions: EpochStream<'scope, (DecisionBar, i64)>,
 }
 
-/// Wires the scan. Every worker must be given all base bars, and all of the configuration.
+/// Wires the scan. Every worker must be given all base bars.
 pub fn scan<'scope>(
+    clock: Clock<'scope>,
     bars: EpochStream<'scope, BarUpsert>,
-    progress: EpochStream<'scope, Progress>,
-    config: EpochStream<'scope, ConfigUpdate>,
     mut kernel: Scan,
 ) -> ScanStreams<'scope> {
-    let mut operator = EpochOperator::new("scan", progress);
+    let mut operator = EpochOperator::new("scan", clock);
     let bars = operator.input(bars, Pipeline);
-    let config = operator.input(config, Pipeline);
+    let (rows_out, rows) = operator.output();
     let (deltas_out, deltas) = operator.output();
     let (contributions_out, contributions) = operator.output();
     let (decisions_out, decisions) = operator.output();
-    operator.build(move |_, progress| {
-        let out = kernel.epoch(bars.drain(), Some(progress), &config.take());
+    operator.build(move |_, feed| {
+        let out = kernel.epoch(bars.drain(), Some(feed.progress), &feed.config, feed.metrics);
+        if !out.rows.is_empty() {
+            rows_out.give(out.rows);
+        }
         deltas_out.give_vec(out.deltas);
         contributions_out.give_vec(out.contributions);
         decisions_out.give_vec(out.decisions);
     });
-    ScanStreams { deltas, contributions, decisions }
+    ScanStreams { rows, deltas, contributions, decisions }
 }

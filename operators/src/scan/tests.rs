@@ -49,7 +49,10 @@ struct Standing {
 
 impl Standing {
     fn apply(&mut self, out: ScanOutput) {
-        for change in net(out.deltas) {
+        // A key is in one of both.
+        let changes = net(out.deltas);
+        let given = out.rows.into_outputs().map(Change::Upsert);
+        for change in changes.into_iter().chain(given) {
             match change {
                 Change::Upsert(row) => self.rows.insert(row.key(), row),
                 Change::Delete(row) => self.rows.remove(&row.key()),
@@ -122,15 +125,15 @@ fn check(minutes: i64, history: &[Step]) {
             })
             .into_iter()
             .collect();
-        standing.apply(scan.epoch(upserts, progress(closed), &updates));
+        standing.apply(scan.epoch(upserts, progress(closed), &updates, true));
 
         let mut fresh = Scan::new(settings()).unwrap();
         let mut expected = Standing::default();
         let all: Vec<BarUpsert> =
             bars.iter().filter(|(_, b)| b.is_some()).map(|(at, body)| upsert(*at, *body)).collect();
         let tree: Vec<ConfigUpdate> = config.iter().map(|(id, json)| strategy(id, json)).collect();
-        expected.apply(fresh.epoch([], None, &tree));
-        expected.apply(fresh.epoch(all, progress(closed), &[]));
+        expected.apply(fresh.epoch([], None, &tree, true));
+        expected.apply(fresh.epoch(all, progress(closed), &[], true));
         assert_eq!(standing.rows, expected.rows, "rows after step {step}");
         assert_eq!(standing.contributions, expected.contributions, "contributions after step {step}");
         assert_eq!(standing.decision, expected.decision, "decision after step {step}");
@@ -158,16 +161,16 @@ fn deleting_a_month_at_the_tip_moves_the_trailing_window_back() {
     let (id, json) = STRATEGIES[1];
     let day = DAY / BASE;
     let bars: Vec<BarUpsert> = (0..200).map(|d| upsert(d * day, Some((10_000 + (d * 37) % 400, 20, 1)))).collect();
-    standing.apply(scan.epoch([], None, &[strategy(id, json)]));
+    standing.apply(scan.epoch([], None, &[strategy(id, json)], true));
     for bar in &bars {
-        standing.apply(scan.epoch([*bar], progress(bar.open_time / BASE + 1), &[]));
+        standing.apply(scan.epoch([*bar], progress(bar.open_time / BASE + 1), &[], true));
     }
     let gone: Vec<BarUpsert> = (90..200).map(|d| upsert(d * day, None)).collect();
-    standing.apply(scan.epoch(gone, None, &[]));
+    standing.apply(scan.epoch(gone, None, &[], true));
 
     let mut fresh = Scan::new(settings()).unwrap();
     let mut expected = Standing::default();
-    expected.apply(fresh.epoch(bars[..90].to_vec(), progress(200 * day), &[strategy(id, json)]));
+    expected.apply(fresh.epoch(bars[..90].to_vec(), progress(200 * day), &[strategy(id, json)], true));
     assert_eq!(standing.rows, expected.rows);
     assert_eq!(standing.contributions, expected.contributions);
 }
@@ -180,22 +183,22 @@ fn edits_far_back_find_their_way_through_thinned_checkpoints() {
         (0..9_000).map(|at| (at, Some((price(at), 15, 1 + at % 5)))).collect();
     let mut scan = Scan::new(settings()).unwrap();
     let mut standing = Standing::default();
-    standing.apply(scan.epoch([], None, &config));
+    standing.apply(scan.epoch([], None, &config, true));
     for first in (0..9_000).step_by(450) {
         let chunk = bars.range(first..first + 450).map(|(at, body)| upsert(*at, *body));
-        standing.apply(scan.epoch(chunk, progress(first + 450), &[]));
+        standing.apply(scan.epoch(chunk, progress(first + 450), &[], true));
     }
     for (at, body) in
         [(8_990, Some((9_000, 5, 1))), (100, None), (4_000, Some((12_000, 90, 7))), (0, None), (8_999, None)]
     {
         bars.insert(at, body);
-        standing.apply(scan.epoch([upsert(at, body)], None, &[]));
+        standing.apply(scan.epoch([upsert(at, body)], None, &[], true));
     }
     let mut fresh = Scan::new(settings()).unwrap();
     let mut expected = Standing::default();
-    expected.apply(fresh.epoch([], None, &config));
+    expected.apply(fresh.epoch([], None, &config, true));
     let all = bars.iter().filter(|(_, body)| body.is_some()).map(|(at, body)| upsert(*at, *body));
-    expected.apply(fresh.epoch(all, progress(9_000), &[]));
+    expected.apply(fresh.epoch(all, progress(9_000), &[], true));
     let differ = |key: &&Key| standing.rows.get(key) != expected.rows.get(key);
     let first = standing.rows.keys().chain(expected.rows.keys()).find(differ);
     assert_eq!(first.map(|key| (standing.rows.get(key), expected.rows.get(key))), None);
@@ -209,8 +212,8 @@ fn a_bar_that_comes_back_at_a_checkpoint_is_in_it() {
     let mut bars: BTreeMap<i64, Option<(i64, i64, i64)>> = (0..64).map(|at| (at, Some(price(at)))).collect();
     let mut scan = Scan::new(settings()).unwrap();
     let mut standing = Standing::default();
-    standing.apply(scan.epoch([], None, &config));
-    standing.apply(scan.epoch(bars.iter().map(|(at, body)| upsert(*at, *body)), progress(64), &[]));
+    standing.apply(scan.epoch([], None, &config, true));
+    standing.apply(scan.epoch(bars.iter().map(|(at, body)| upsert(*at, *body)), progress(64), &[], true));
     // The tip is deleted, its last bar comes back, the market goes on, and then an edit behind the checkpoint's time.
     let steps = [
         vec![(62, None), (63, None)],
@@ -221,12 +224,12 @@ fn a_bar_that_comes_back_at_a_checkpoint_is_in_it() {
     for (step, edits) in steps.into_iter().enumerate() {
         bars.extend(edits.iter().copied());
         let upserts: Vec<BarUpsert> = edits.iter().map(|(at, body)| upsert(*at, *body)).collect();
-        standing.apply(scan.epoch(upserts, progress(65), &[]));
+        standing.apply(scan.epoch(upserts, progress(65), &[], true));
         let mut fresh = Scan::new(settings()).unwrap();
         let mut expected = Standing::default();
-        expected.apply(fresh.epoch([], None, &config));
+        expected.apply(fresh.epoch([], None, &config, true));
         let all = bars.iter().filter(|(_, body)| body.is_some()).map(|(at, body)| upsert(*at, *body));
-        expected.apply(fresh.epoch(all, progress(65), &[]));
+        expected.apply(fresh.epoch(all, progress(65), &[], true));
         assert_eq!(standing.rows, expected.rows, "after step {step}");
         assert_eq!(standing.contributions, expected.contributions, "after step {step}");
     }

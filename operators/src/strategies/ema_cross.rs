@@ -23,10 +23,27 @@ pub struct EmaCrossState {
     slow: F64,
 }
 
+impl EmaCrossState {
+    /// Fast, slow, and nothing.
+    pub(super) fn averages(&self) -> [f64; 3] {
+        [self.fast.0, self.slow.0, 0.0]
+    }
+
+    /// Of what [`EmaCrossState::averages`] gave.
+    pub(super) fn of([fast, slow, _]: [f64; 3]) -> Self {
+        EmaCrossState { fast: F64(fast), slow: F64(slow) }
+    }
+}
+
 impl EmaCross {
     /// `fast` < `slow`.
     pub fn new(fast: u32, slow: u32, seed: EmaSeed) -> Self {
         EmaCross { fast: Ema::new(fast, seed), slow: Ema::new(slow, seed) }
+    }
+
+    /// What a new close weighs in each average once both are seeded, which they are at the warm-up's end.
+    pub(super) fn weights(&self) -> [f64; 3] {
+        [self.fast.weight(), self.slow.weight(), 0.0]
     }
 
     /// EMA(fast) and EMA(slow) once each has had its bars.

@@ -20,6 +20,11 @@ impl MacdCross {
     pub fn new(fast: u32, slow: u32, signal: u32, seed: EmaSeed) -> Self {
         MacdCross { macd: Macd::new(fast, slow, signal, seed) }
     }
+
+    /// What a new value weighs in each average once all are seeded, which they are at the warm-up's end.
+    pub(super) fn weights(&self) -> [f64; 3] {
+        self.macd.weights()
+    }
 }
 
 impl RuleKernel for MacdCross {

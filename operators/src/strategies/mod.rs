@@ -24,6 +24,7 @@ pub use rsi_reversion::RsiReversion;
 pub use trend_pullback::TrendPullback;
 
 use crate::indicators::Values;
+use crate::indicators::macd::MacdState;
 use crate::series::Series;
 use marea_model::strategy::{EmaSeed, Kind};
 use std::fmt::Debug;
@@ -131,6 +132,46 @@ macro_rules! with_rule {
     }};
 }
 pub(crate) use with_rule;
+
+/// Rules whose step, once warm, is the same few recurrences over closes for every strategy of the kind, so that several
+/// strategies step as one: `y += weight · (x − y)`, and the side is the sign of a difference.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Crossing {
+    /// x is the close for `y[0]` and `y[1]`; the sign of `y[0]` − `y[1]`.
+    Ema,
+    /// Likewise, and x is `y[0]` − `y[1]` for `y[2]`; the sign of that difference − `y[2]`.
+    Macd,
+}
+
+impl Rule {
+    /// Whether it is one of these, and its weights.
+    pub(crate) fn crossing(&self) -> Option<(Crossing, [f64; 3])> {
+        match self {
+            Rule::EmaCross(rule) => Some((Crossing::Ema, rule.weights())),
+            Rule::MacdCross(rule) => Some((Crossing::Macd, rule.weights())),
+            _ => None,
+        }
+    }
+}
+
+impl RuleState {
+    /// The averages of a [`Crossing`]; of other rules nothing.
+    pub(crate) fn averages(&self) -> [f64; 3] {
+        match self {
+            RuleState::EmaCross(state) => state.averages(),
+            RuleState::MacdCross(state) => state.averages(),
+            _ => [0.0; 3],
+        }
+    }
+
+    /// The state of a [`Crossing`] with these averages.
+    pub(crate) fn of_averages(crossing: Crossing, averages: [f64; 3]) -> RuleState {
+        match crossing {
+            Crossing::Ema => RuleState::EmaCross(ema_cross::EmaCrossState::of(averages)),
+            Crossing::Macd => RuleState::MacdCross(MacdState::of(averages)),
+        }
+    }
+}
 
 impl Rule {
     /// The rule of a kind of strategy whose EMAs start with `seed`.

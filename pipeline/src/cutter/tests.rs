@@ -3,7 +3,7 @@
 use super::*;
 use marea_model::cursor::excerpt;
 use marea_model::tick::Amend;
-use marea_model::{AccountId, Amount, Price, Size, Symbol, Tick};
+use marea_model::{AccountId, Amount, Event, Price, Size, Symbol, Tick};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
@@ -15,7 +15,8 @@ fn partition(name: &str) -> Partition {
 
 fn cutter(clock: Clock, lateness: Nanos, max_ticks: usize) -> Cutter {
     let timeframes = vec![Timeframe::S1, Timeframe::M1, Timeframe::M5, Timeframe::H1];
-    Cutter::new(CutterConfig { clock, lateness, max_ticks, timeframes, instruments: Arc::default() })
+    let (instruments, metrics_every) = (Arc::default(), 0);
+    Cutter::new(CutterConfig { clock, lateness, max_ticks, timeframes, instruments, metrics_every })
 }
 
 fn trade() -> Event {
@@ -31,7 +32,7 @@ fn batch(name: &str, at_end: bool, records: Vec<Record>) -> Input {
     let upper = records.last().map_or(0, |r| r.cursor.offset + 1);
     Input::Batch(Batch {
         partition: partition(name),
-        records,
+        records: records.into_iter().collect(),
         rejects: Vec::new(),
         accounts: Vec::new(),
         unknown_fields: 0,
@@ -51,7 +52,7 @@ fn start(name: &str) -> Input {
 }
 
 fn offsets(cut: &Cut) -> Vec<u64> {
-    cut.records.iter().map(|r| r.cursor.offset).collect()
+    cut.records().map(|r| r.cursor.offset).collect()
 }
 
 #[test]
@@ -237,7 +238,7 @@ fn the_end_is_the_greatest_close_over_all_timeframes_or_as_told() {
         assert_eq!(cut.progress.sealed_through, before.progress.sealed_through, "lateness never uses now");
     }
     let cut = cutter(Clock::Event, 0, 1).finish(None);
-    assert_eq!((cut.epoch, cut.records.len()), (1, 0), "an empty input ends at once");
+    assert_eq!((cut.epoch, cut.records().count()), (1, 0), "an empty input ends at once");
 }
 
 /// (partition, event time in ms, kind, at end, cut here, wall step in ms)
@@ -280,11 +281,11 @@ fn drive(clock: Clock, max_ticks: usize, steps: &[Step], obey_cuts: bool) -> (Ve
         assert!(cut.progress.sealed_through >= last.sealed_through, "sealed stays sealed");
         assert!(cut.progress.closed_through >= last.closed_through, "closed stays closed");
         assert!(cut.progress.closed_through <= now_ns(cut.epoch), "nothing closes before its time");
-        for record in &cut.records {
+        for record in cut.records() {
             let amend = matches!(record.tick.event, Event::Amend(_));
             assert!(amend || record.tick.event_time >= last.sealed_through, "late records do not pass");
         }
-        assert_eq!(cut.counts.records_in, (cut.records.len() + cut.dead.len()) as i64);
+        assert_eq!(cut.counts.records_in, (cut.records().count() + cut.dead.len()) as i64);
         (last_epoch, last) = (cut.epoch, cut.progress);
         accepted.extend(offsets(cut));
         dead.extend(cut.dead.iter().map(|d| d.cursor.offset));

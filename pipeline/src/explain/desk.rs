@@ -115,7 +115,7 @@ impl Desk {
         for update in &cut.config {
             self.live.apply(update);
         }
-        for record in &cut.records {
+        for record in cut.records() {
             let tick = &record.tick;
             if let Event::Quote { bid, ask, .. } = tick.event {
                 let quote = (tick.event_time, tick.seq, bid, ask);

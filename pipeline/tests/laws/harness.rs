@@ -11,7 +11,7 @@ use marea_model::cursor::{Batch, Reason};
 use marea_model::output::{Change, ClosedEpoch, Key, Totals};
 use marea_model::recommendation::{Explanation, Text};
 use marea_model::time::{MILLI, Nanos, now_ns};
-use marea_model::{ConfigUpdate, Cursor, Output, Partition, Progress, Record, Tick};
+use marea_model::{ConfigUpdate, Cursor, Output, Partition, Progress, Tick, Ticks};
 use marea_sources::file::{self, FileConfig, Speed};
 use marea_sources::{Input, Stop};
 use std::collections::{BTreeMap, BTreeSet};
@@ -231,6 +231,7 @@ impl<'a> Run<'a> {
             max_ticks: 1_000_000,
             timeframes: world.timeframes.clone(),
             instruments: world.instruments.clone(),
+            metrics_every: 0,
         });
         for partition in &partitions {
             cutter.push(Input::Start { partition: *partition }, 0);
@@ -279,7 +280,7 @@ impl<'a> Run<'a> {
             }
             return;
         };
-        let (mut records, mut accounts) = (Vec::new(), Vec::new());
+        let (mut records, mut accounts) = (Ticks::new(), Vec::new());
         for arrival in group {
             let cursor = Cursor { partition, offset: self.offset, row: 0 };
             self.offset += 1;
@@ -288,7 +289,7 @@ impl<'a> Run<'a> {
                     if self.judge.admits(partition, tick) {
                         self.facts.ticks.push(tick.clone());
                     }
-                    records.push(Record { cursor, tick: tick.clone() });
+                    records.push(cursor, tick.clone());
                 }
                 Item::Account(account) => {
                     self.judge.tells(account.event_time);
@@ -354,7 +355,8 @@ impl<'a> Run<'a> {
         (self.facts.progress, self.facts.now) = (cut.progress, now_ns(cut.epoch));
         let epoch = cut.epoch;
         self.engine.submit(cut).expect("the engine runs");
-        let closed = self.engine.outputs().recv_timeout(Duration::from_secs(60)).expect("every epoch closes");
+        let mut closed = self.engine.outputs().recv_timeout(Duration::from_secs(60)).expect("every epoch closes");
+        closed.expand();
         assert_eq!(closed.epoch, epoch);
         self.tables.commit(&closed);
         if self.how.checked {

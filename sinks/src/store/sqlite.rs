@@ -1056,7 +1056,15 @@ mod tests {
         };
         let totals = Totals { records_in: 1, accepted: 1, ..Totals::default() };
         let dead = (0..dead as u64).map(|i| letter(epoch * 1_000 + i)).collect();
-        ClosedEpoch { epoch, changes: Vec::new(), dead, totals, cursors: Vec::new(), progress: Progress::START }
+        ClosedEpoch {
+            epoch,
+            rows: marea_model::Rows::default(),
+            changes: Vec::new(),
+            dead,
+            totals,
+            cursors: Vec::new(),
+            progress: Progress::START,
+        }
     }
 
     async fn pragma(store: &mut Store, sql: &'static str) {

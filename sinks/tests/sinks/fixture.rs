@@ -1,7 +1,7 @@
 //! Made-up rows and epochs.
 
 use marea_model::num::{Amount, Decimal, F64, Price, pow10};
-use marea_model::output::{Change, ClosedEpoch, ExitReason, MetricsWindow, Totals};
+use marea_model::output::{Change, ClosedEpoch, ExitReason, MetricsWindow, Rows, Totals};
 use marea_model::recommendation::{Action, Explanation, Status, Text, Vote};
 use marea_model::strategy::Kind;
 use marea_model::time::{MILLI, SECOND, first_epoch};
@@ -31,6 +31,7 @@ pub fn epoch_at(ms: i64) -> Epoch {
 pub fn closed(epoch: Epoch, changes: Vec<Change>) -> ClosedEpoch {
     ClosedEpoch {
         epoch,
+        rows: Rows::default(),
         changes,
         dead: Vec::new(),
         totals: Totals::default(),

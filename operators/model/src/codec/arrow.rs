@@ -16,6 +16,7 @@
 //! message, what is wrong in a row makes one reject of the row. Offsets and lengths are checked against the body before
 //! the arrow crate slices by them, since it would panic.
 
+use super::columnar::Columnar;
 use super::json::bar_texts;
 use super::{Decoded, Decoder, Fault, Field, Fields, Value, judge};
 use crate::cursor::{Cursor, Reason, excerpt};
@@ -51,7 +52,7 @@ pub enum RowsAre {
 }
 
 impl RowsAre {
-    fn cursor(self, first: Cursor, row: usize) -> Cursor {
+    pub(super) fn cursor(self, first: Cursor, row: usize) -> Cursor {
         match self {
             RowsAre::Offsets => Cursor { offset: first.offset.saturating_add(row as u64), ..first },
             RowsAre::Rows => Cursor { row: first.row.saturating_add(u32::try_from(row).unwrap_or(u32::MAX)), ..first },
@@ -123,6 +124,20 @@ pub fn check_schema(schema: &Schema) -> Result<(), SchemaError> {
     Ok(())
 }
 
+/// The schema by which to ask for a file's columns: those of ours that are texts, and of which `has_dictionary` says so,
+/// as dictionaries, which are decoded much faster.
+pub fn dictionary_schema(schema: &Schema, has_dictionary: impl Fn(usize) -> bool) -> SchemaRef {
+    let fields = schema.fields().iter().enumerate().map(|(i, column)| {
+        let is_text = matches!(column.data_type(), DataType::Utf8 | DataType::LargeUtf8);
+        if !is_text || Field::named(column.name()).is_none() || !has_dictionary(i) {
+            return Arc::clone(column);
+        }
+        let keyed = DataType::Dictionary(Box::new(DataType::Int32), Box::new(column.data_type().clone()));
+        Arc::new(column.as_ref().clone().with_data_type(keyed))
+    });
+    Arc::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), schema.metadata().clone()))
+}
+
 fn fits(field: Field, data_type: &DataType) -> bool {
     let integer =
         matches!(data_type, DataType::Int64 | DataType::UInt64 | DataType::Int32 | DataType::UInt32) || text(data_type);
@@ -187,14 +202,57 @@ fn decode_rows(
     ignores: bool,
     out: &mut Decoded,
 ) {
-    let columns = Columns::of(batch);
     out.records.reserve(batch.num_rows());
-    for row in 0..batch.num_rows() {
-        let row = Row { columns: &columns, row };
-        let judged = judge(decoder, &mut out.symbols, &row, receive_time);
-        let judged = judged.map(|(tick, ignored)| (tick, ignored || ignores));
-        out.file(rows_are.cursor(first, row.row), judged, || row.json());
+    let mut rows = Rows { decoder, batch, columns: None, first, rows_are, receive_time, ignores };
+    let last = batch.num_rows().saturating_sub(1);
+    let numbered = match rows_are {
+        RowsAre::Offsets => first.offset.checked_add(last as u64).is_some(),
+        RowsAre::Rows => u32::try_from(last).is_ok_and(|last| first.row.checked_add(last).is_some()),
+    };
+    match Columnar::of(batch) {
+        Some(columnar) if numbered => columnar.decode(&mut rows, out),
+        _ => rows.all(out),
     }
+}
+
+/// The rows of a batch, decoded one by one.
+pub(super) struct Rows<'a> {
+    pub(super) decoder: &'a Decoder,
+    batch: &'a RecordBatch,
+    columns: Option<Columns<'a>>,
+    pub(super) first: Cursor,
+    pub(super) rows_are: RowsAre,
+    pub(super) receive_time: Nanos,
+    pub(super) ignores: bool,
+}
+
+impl Rows<'_> {
+    /// Decodes a row.
+    pub(super) fn one(&mut self, row: usize, out: &mut Decoded) {
+        let columns = self.columns.get_or_insert_with(|| Columns::of(self.batch));
+        let row = Row { columns, row };
+        let judged = judge(self.decoder, &mut out.symbols, &row, self.receive_time);
+        let judged = judged.map(|(tick, ignored)| (tick, ignored || self.ignores));
+        out.file(self.rows_are.cursor(self.first, row.row), judged, || row.json());
+    }
+
+    fn all(&mut self, out: &mut Decoded) {
+        (0..self.batch.num_rows()).for_each(|row| self.one(row, out));
+    }
+}
+
+/// [`decode_batch`] without columns: what it must be equal to.
+#[cfg(test)]
+pub(super) fn decode_by_row(
+    decoder: &Decoder,
+    batch: &RecordBatch,
+    first: Cursor,
+    rows_are: RowsAre,
+    receive_time: Nanos,
+    out: &mut Decoded,
+) {
+    let ignores = batch.schema_ref().fields().iter().any(|c| Field::named(c.name()).is_none());
+    Rows { decoder, batch, columns: None, first, rows_are, receive_time, ignores }.all(out);
 }
 
 /// Decodes a message: an IPC stream, or the bytes of an IPC file. Every row of every batch ends as one record or one
@@ -231,6 +289,8 @@ pub fn decode_stream(decoder: &Decoder, message: &[u8], cursor: Cursor, receive_
 #[derive(Debug)]
 pub struct BatchReader<R> {
     input: R,
+    /// What is left of a batch of which not all rows were wanted.
+    rest: Option<RecordBatch>,
     layout: Option<Layout>,
     dictionaries: HashMap<i64, ArrayRef>,
     is_file: bool,
@@ -254,7 +314,15 @@ struct Layout {
 impl<R: Read> BatchReader<R> {
     /// A reader from the stream's first byte.
     pub fn new(input: R) -> Self {
-        BatchReader { input, layout: None, dictionaries: HashMap::new(), is_file: false, started: false, ended: false }
+        BatchReader {
+            input,
+            rest: None,
+            layout: None,
+            dictionaries: HashMap::new(),
+            is_file: false,
+            started: false,
+            ended: false,
+        }
     }
 
     /// Decodes the next batch, as [`decode_batch`] does, and returns its rows; none at the end of the stream. After an
@@ -267,12 +335,34 @@ impl<R: Read> BatchReader<R> {
         receive_time: Nanos,
         out: &mut Decoded,
     ) -> Result<Option<usize>, StreamError> {
-        let Some(batch) = self.next_batch()? else {
+        self.decode_some(decoder, first, usize::MAX, rows_are, receive_time, out)
+    }
+
+    /// The same for `most` rows of a batch at most; the next call goes on where this one ended.
+    pub fn decode_some(
+        &mut self,
+        decoder: &Decoder,
+        first: Cursor,
+        most: usize,
+        rows_are: RowsAre,
+        receive_time: Nanos,
+        out: &mut Decoded,
+    ) -> Result<Option<usize>, StreamError> {
+        let batch = match self.rest.take() {
+            Some(batch) => Some(batch),
+            None => self.next_batch()?,
+        };
+        let Some(mut batch) = batch else {
             if self.layout.is_none() {
                 return Err(StreamError::malformed("has no Arrow schema"));
             }
             return Ok(None);
         };
+        let rows = batch.num_rows();
+        if rows > most {
+            self.rest = Some(batch.slice(most, rows - most));
+            batch = batch.slice(0, most);
+        }
         let ignores = self.layout.as_ref().is_some_and(|layout| layout.ignores);
         decode_rows(decoder, &batch, first, rows_are, receive_time, ignores, out);
         Ok(Some(batch.num_rows()))
@@ -499,7 +589,7 @@ fn count_buffers(data_type: &DataType, version: MetadataVersion, views: &mut imp
 }
 
 /// One of our columns, its type found once a batch.
-enum Cells<'a> {
+pub(super) enum Cells<'a> {
     Absent,
     Utf8(&'a StringArray),
     LargeUtf8(&'a LargeStringArray),
@@ -517,7 +607,7 @@ enum Cells<'a> {
 
 impl<'a> Cells<'a> {
     /// The cells of a column whose type [`fits`].
-    fn of(array: &'a dyn Array) -> Self {
+    pub(super) fn of(array: &'a dyn Array) -> Self {
         match array.data_type() {
             DataType::Utf8 => Cells::Utf8(array.as_string()),
             DataType::LargeUtf8 => Cells::LargeUtf8(array.as_string()),
@@ -553,7 +643,7 @@ impl<'a> Cells<'a> {
         }
     }
 
-    fn get(&self, row: usize) -> Value<'_> {
+    pub(super) fn get(&self, row: usize) -> Value<'_> {
         match self {
             Cells::Absent => Value::Null,
             Cells::Utf8(array) if array.is_valid(row) => Value::Text(Cow::Borrowed(array.value(row))),

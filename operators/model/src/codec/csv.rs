@@ -16,6 +16,7 @@
 
 use super::arrow::{number_of, price_scale, rev_of};
 use super::json::bar_texts;
+use super::lines::{Lines, Number, Plan, Role};
 use super::{
     BAR_FIELDS, Decoded, Decoder, EARLIEST, Fault, Field, Fields, Judged, LATEST, Value, instant, invalid, judge,
 };
@@ -196,6 +197,34 @@ enum Layout {
     TrueFx,
 }
 
+impl Layout {
+    /// The same for plain lines.
+    fn plan(&self) -> Plan {
+        let longest = LONGEST_LINE;
+        match self {
+            Layout::Marea(header) => {
+                let field = |i: usize| Field::ALL.into_iter().find(|field| header.columns[*field as usize] == Some(i));
+                let roles = (0..header.width).map(|i| field(i).map_or(Role::Ignored, Role::of)).collect();
+                Plan { roles, ignores: header.ignores, longest, ..Plan::default() }
+            }
+            Layout::Binance { format, symbol } => {
+                let mut roles = vec![Role::Ignored; format.flags];
+                roles[0] = Role::Seq;
+                roles[1] = Role::Number(Number::Price);
+                roles[format.size.0] = Role::Number(Number::Size);
+                roles[format.time.0] = Role::ShortTime;
+                roles.extend([Role::Flag; 2]);
+                Plan { roles, last_is_optional: true, symbol: Some(*symbol), longest, ..Plan::default() }
+            }
+            Layout::TrueFx => {
+                let (bid, ask) = (Role::Number(Number::Bid), Role::Number(Number::Ask));
+                let roles = vec![Role::Symbol, Role::TrueFxTime, bid, ask];
+                Plan { roles, quotes: true, longest, ..Plan::default() }
+            }
+        }
+    }
+}
+
 impl fmt::Debug for Binance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.what)
@@ -217,6 +246,7 @@ pub struct Reader<R> {
     cut: bool,
     columns: Split,
     next: u64,
+    plan: Plan,
 }
 
 impl<R: BufRead> Reader<R> {
@@ -238,6 +268,7 @@ impl<R: BufRead> Reader<R> {
             cut: false,
             columns: Split::default(),
             next: 0,
+            plan: Plan::default(),
         };
         reader.pending = reader.next_line()?;
         let detected = format.or_else(|| detect(&reader.line, file_name));
@@ -254,6 +285,7 @@ impl<R: BufRead> Reader<R> {
             None if reader.format == Format::TrueFx => Layout::TrueFx,
             None => header(&reader.line, reader.pending)?,
         };
+        reader.plan = reader.layout.plan();
         // A header is no record, unless a byte order mark makes it one that is dead.
         if reader.is_header() && !reader.line.starts_with(BYTE_ORDER_MARK) {
             reader.pending = false;
@@ -280,17 +312,67 @@ impl<R: BufRead> Reader<R> {
         receive_time: Nanos,
         out: &mut Decoded,
     ) -> io::Result<bool> {
+        let plan = std::mem::take(&mut self.plan);
+        let more =
+            self.read_lines(&mut Lines::new(&plan, decoder, lines, receive_time), decoder, lines, receive_time, out);
+        self.plan = plan;
+        more
+    }
+
+    fn read_lines(
+        &mut self,
+        plain: &mut Lines<'_>,
+        decoder: &Decoder,
+        mut lines: usize,
+        receive_time: Nanos,
+        out: &mut Decoded,
+    ) -> io::Result<bool> {
+        while lines > 0 {
+            let first = Cursor { partition: self.partition, offset: self.next, row: 0 };
+            if !self.pending {
+                // Plain lines, as far as they go.
+                let (read, bytes) = plain.read(fill(&mut self.input)?, first, lines, out);
+                self.input.consume(bytes);
+                self.next += read as u64;
+                lines -= read;
+                if lines == 0 {
+                    break;
+                }
+                if !self.next_line()? {
+                    return Ok(false);
+                }
+            }
+            self.read_line(decoder, receive_time, out);
+            lines -= 1;
+        }
+        Ok(true)
+    }
+
+    /// Judges the line in hand, unless it is blank.
+    fn read_line(&mut self, decoder: &Decoder, receive_time: Nanos, out: &mut Decoded) {
+        self.pending = false;
+        let cursor = Cursor { partition: self.partition, offset: self.next, row: 0 };
+        self.next += 1;
+        if !self.line.iter().all(u8::is_ascii_whitespace) {
+            let judged = self.judge(decoder, cursor.offset, receive_time, out);
+            out.file(cursor, judged, || self.line.clone());
+        }
+    }
+
+    /// [`Reader::read`] without [`Lines`]: what it must be equal to.
+    #[cfg(test)]
+    pub(super) fn read_by_line(
+        &mut self,
+        decoder: &Decoder,
+        lines: usize,
+        receive_time: Nanos,
+        out: &mut Decoded,
+    ) -> io::Result<bool> {
         for _ in 0..lines {
             if !self.pending && !self.next_line()? {
                 return Ok(false);
             }
-            self.pending = false;
-            let cursor = Cursor { partition: self.partition, offset: self.next, row: 0 };
-            self.next += 1;
-            if !self.line.iter().all(u8::is_ascii_whitespace) {
-                let judged = self.judge(decoder, cursor.offset, receive_time, out);
-                out.file(cursor, judged, || self.line.clone());
-            }
+            self.read_line(decoder, receive_time, out);
         }
         Ok(true)
     }
@@ -370,11 +452,7 @@ impl<R: BufRead> Reader<R> {
         self.cut = false;
         let mut any = false;
         loop {
-            let chunk = match self.input.fill_buf() {
-                Ok(chunk) => chunk,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            };
+            let chunk = fill(&mut self.input)?;
             if chunk.is_empty() {
                 break;
             }
@@ -393,6 +471,17 @@ impl<R: BufRead> Reader<R> {
         self.line.truncate(kept);
         Ok(any)
     }
+}
+
+/// What is in the input's buffer, or can be read into it; nothing at the end.
+fn fill(input: &mut impl BufRead) -> io::Result<&[u8]> {
+    // Twice, since a buffer that is returned from a loop cannot be asked for again.
+    while let Err(error) = input.fill_buf() {
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    input.fill_buf()
 }
 
 fn trim_end(line: &[u8]) -> &[u8] {

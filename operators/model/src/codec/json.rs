@@ -175,6 +175,10 @@ impl<'a, const N: usize> Object<'a, N> {
     }
 
     fn parse_text(text: &'a str, index: fn(&str) -> Option<usize>) -> Judged<Self> {
+        Object::plain(text, index).map_or_else(|| Object::parse_any(text, index), Ok)
+    }
+
+    fn parse_any(text: &'a str, index: fn(&str) -> Option<usize>) -> Judged<Self> {
         let mut json = serde_json::Deserializer::from_str(text);
         let object = ObjectSeed { index }.deserialize(&mut json).and_then(|object| json.end().map(|()| object));
         let object: Object<'a, N> = object
@@ -188,9 +192,103 @@ impl<'a, const N: usize> Object<'a, N> {
         }
     }
 
+    /// The same where it is as nearly all messages are: flat, without escapes, no key twice. None where it is not, or
+    /// is no object at all: that is for the general reader to say.
+    fn plain(text: &'a str, index: fn(&str) -> Option<usize>) -> Option<Self> {
+        let mut object = Object { values: [""; N], unknown: false, repeated: None };
+        let mut other = None;
+        let bytes = text.as_bytes();
+        let mut at = skip_blanks(bytes, 0);
+        let mut next = b'{';
+        loop {
+            if *bytes.get(at)? != next {
+                return None;
+            }
+            next = b',';
+            let name = skip_blanks(bytes, at + 1);
+            let name_end = string_end(bytes, name)?;
+            let colon = skip_blanks(bytes, name_end);
+            if *bytes.get(colon)? != b':' {
+                return None;
+            }
+            let value = skip_blanks(bytes, colon + 1);
+            let value_end = match bytes.get(value)? {
+                b'"' => string_end(bytes, value)?,
+                b'n' if bytes[value..].starts_with(b"null") => value + 4,
+                b't' if bytes[value..].starts_with(b"true") => value + 4,
+                b'f' if bytes[value..].starts_with(b"false") => value + 5,
+                _ => number_end(bytes, value)?,
+            };
+            let name = &text[name + 1..name_end - 1];
+            match index(name) {
+                Some(index) if object.values[index].is_empty() => object.values[index] = &text[value..value_end],
+                None if other.is_none() => {
+                    object.unknown = true;
+                    other = Some(name);
+                }
+                _ => return None,
+            }
+            at = skip_blanks(bytes, value_end);
+            if *bytes.get(at)? == b'}' {
+                return (skip_blanks(bytes, at + 1) == bytes.len()).then_some(object);
+            }
+        }
+    }
+
     fn get(&self, index: usize) -> Value<'a> {
         value_of(self.values[index])
     }
+}
+
+/// Where the fast reader of objects takes a text, the general one must read the same.
+#[cfg(test)]
+pub(super) fn plain_is_like_any(text: &str) {
+    let index = |name: &str| Field::named(name).map(|f| f as usize);
+    if let Some(plain) = Object::<{ Field::COUNT }>::plain(text, index) {
+        let any =
+            Object::<{ Field::COUNT }>::parse_any(text, index).unwrap_or_else(|fault| panic!("{text}: {fault:?}"));
+        assert_eq!((plain.values, plain.unknown), (any.values, any.unknown), "{text}");
+    }
+}
+
+fn skip_blanks(bytes: &[u8], mut at: usize) -> usize {
+    while matches!(bytes.get(at), Some(b' ' | b'\n' | b'\r' | b'\t')) {
+        at += 1;
+    }
+    at
+}
+
+/// Behind the closing quote of a string that begins here and has nothing escaped in it.
+fn string_end(bytes: &[u8], start: usize) -> Option<usize> {
+    if *bytes.get(start)? != b'"' {
+        return None;
+    }
+    let length = bytes[start + 1..].iter().position(|b| matches!(b, b'"' | b'\\' | 0..0x20))?;
+    let end = start + 1 + length;
+    (bytes[end] == b'"').then_some(end + 1)
+}
+
+/// Behind a JSON number that begins here.
+fn number_end(bytes: &[u8], start: usize) -> Option<usize> {
+    let digits = |mut at: usize| {
+        let first = at;
+        while bytes.get(at).is_some_and(u8::is_ascii_digit) {
+            at += 1;
+        }
+        (at > first).then_some(at)
+    };
+    let unsigned = start + usize::from(*bytes.get(start)? == b'-');
+    let mut at = digits(unsigned)?;
+    if bytes[unsigned] == b'0' && at > unsigned + 1 {
+        return None;
+    }
+    if bytes.get(at) == Some(&b'.') {
+        at = digits(at + 1)?;
+    }
+    if let Some(b'e' | b'E') = bytes.get(at) {
+        at = digits(at + 1 + usize::from(matches!(bytes.get(at + 1), Some(b'+' | b'-'))))?;
+    }
+    Some(at)
 }
 
 /// What the text of a JSON value says.
@@ -213,8 +311,8 @@ impl Fields for Object<'_, { Field::COUNT }> {
     }
 
     fn has_others(&self, known: u32) -> bool {
-        let has = |field: Field| !matches!(self.values[field as usize], "" | "null");
-        Field::ALL.into_iter().any(|field| field.bit() & known == 0 && has(field))
+        let others = Field::ALL.into_iter().zip(self.values).filter(|(field, _)| field.bit() & known == 0);
+        others.into_iter().any(|(_, value)| !value.is_empty() && value != "null")
     }
 }
 

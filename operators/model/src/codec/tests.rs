@@ -111,7 +111,7 @@ fn rejected<'a>(cases: impl IntoIterator<Item = (String, &'a str)>, decode: impl
 
 #[test]
 fn a_good_trade_reads_in_every_spelling() {
-    let plain = json(trade(&[]).as_bytes()).records[0].tick.clone();
+    let plain = json(trade(&[]).as_bytes()).records.tick(0);
     assert_eq!(plain.event, Event::Trade { price: Price(18190), size: Size(10_000_000_000) });
     assert_eq!((plain.event_time, plain.seq), (1_381_152_600 * SECOND, 17));
     for change in [
@@ -128,10 +128,14 @@ fn a_good_trade_reads_in_every_spelling() {
         ("rev", "null"),
     ] {
         let out = json(trade(&[change]).as_bytes());
-        assert_eq!((out.records.first().map(|r| &r.tick), out.unknown_fields), (Some(&plain), 0), "{change:?}");
+        assert_eq!(
+            (out.records.iter().next().map(|r| r.tick).as_ref(), out.unknown_fields),
+            (Some(&plain), 0),
+            "{change:?}"
+        );
     }
     let out = json(format!(" \n{} \n", trade(&[])).as_bytes());
-    assert_eq!(out.records[0].tick, plain);
+    assert_eq!(out.records.tick(0), plain);
 }
 
 #[test]
@@ -327,12 +331,12 @@ fn every_bad_quote_correction_and_bust_gets_its_sentence() {
         |message| json(message.as_bytes()),
     );
     let out = json(trade(&[("kind", "\"correction\"")]).as_bytes());
-    assert!(matches!(out.records[0].tick.event, Event::Correction { rev: 1, .. }));
+    assert!(matches!(out.records.event(0), Event::Correction { rev: 1, .. }));
 }
 
 #[test]
 fn every_bad_amend_gets_its_sentence() {
-    let good = json(amend(&[]).as_bytes()).records[0].tick.clone();
+    let good = json(amend(&[]).as_bytes()).records.tick(0);
     let bar = BarBody {
         open: Price(18190),
         high: Price(18200),
@@ -345,10 +349,10 @@ fn every_bad_amend_gets_its_sentence() {
     assert_eq!(good.event, Event::Amend(Box::new(Amend { rev: 1, bar: Some(bar) })));
     assert_eq!((good.event_time, good.seq), (1_381_152_600 * SECOND, 0));
     let same = [("event_time", r#""2013-10-07T13:30:00Z""#), ("seq", "0"), ("timeframe", "\"1s\"")];
-    assert_eq!(json(amend(&same).as_bytes()).records[0].tick, good);
+    assert_eq!(json(amend(&same).as_bytes()).records.tick(0), good);
     let gone = BAR_FIELDS.map(|field| (field.name(), ""));
     let deleted = [&gone[..], &[("deleted", "true"), ("rev", "3")]].concat();
-    let event = json(amend(&deleted).as_bytes()).records[0].tick.event.clone();
+    let event = json(amend(&deleted).as_bytes()).records.event(0);
     assert_eq!(event, Event::Amend(Box::new(Amend { rev: 3, bar: None })));
     let of_mids = [("symbol", "\"EURUSD\""), ("open", "181.123456"), ("volume", "0"), ("turnover", "")];
     assert_eq!(json(amend(&of_mids).as_bytes()).records.len(), 1);
@@ -542,7 +546,7 @@ fn public_files_read_by_their_first_line_or_name() {
         assert_eq!(csv::detect(first.as_bytes(), name), Some(format), "{name} {first}");
         let out = csv(name, text);
         assert_eq!((out.records.len(), out.rejects.len(), out.unknown_fields), (rows, 0, 0), "{name} {first}");
-        let tick = &out.records[0].tick;
+        let tick = &out.records.tick(0);
         let expected = match format {
             csv::Format::TrueFx => ("EUR/USD", "2014-05-05T00:00:00.123000000Z", 1),
             csv::Format::BinanceAggTrades => ("BTCUSDT", "2024-01-01T00:00:00.123000000Z", 9),
@@ -552,7 +556,7 @@ fn public_files_read_by_their_first_line_or_name() {
         assert_eq!(format.as_str().parse::<csv::Format>().unwrap(), format);
     }
     let micros = csv("BTCUSDT-trades-2025-01-01.csv", trades);
-    assert_eq!(format_rfc3339(micros.records[1].tick.event_time), "2025-01-01T00:00:00.123456000Z");
+    assert_eq!(format_rfc3339(micros.records.event_times()[1]), "2025-01-01T00:00:00.123456000Z");
 }
 
 #[test]
@@ -655,9 +659,10 @@ fn rows(batch: &RecordBatch) -> Decoded {
 
 #[test]
 fn arrow_columns_read_in_every_type() {
+    let first = |records: &Ticks, n: usize| records.iter().take(n).collect::<Vec<_>>();
     let plain = rows(&batch(base_columns()));
     assert_eq!((plain.records.len(), plain.unknown_fields), (2, 0));
-    assert_eq!(plain.records[1].cursor.offset, 41);
+    assert_eq!(plain.records.cursor(1).offset, 41);
     let second = 1_381_152_600;
     let dictionary: DictionaryArray<types::Int8Type> = vec!["IBM", "IBM"].into_iter().collect();
     let arrays: Vec<(&str, ArrayRef)> = vec![
@@ -683,10 +688,10 @@ fn arrow_columns_read_in_every_type() {
         // Tenths cannot say 182.01.
         let same = if matches!(data_type, DataType::Decimal128(..)) { 1 } else { 2 };
         assert_eq!((out.rejects.len(), out.unknown_fields), (0, 0), "{name} {data_type}");
-        assert_eq!(out.records[..same], plain.records[..same], "{name} {data_type}");
+        assert_eq!(first(&out.records, same), first(&plain.records, same), "{name} {data_type}");
     }
     let whole = rows(&with("price", Arc::new(Int64Array::from(vec![181, 182]))));
-    assert!(matches!(whole.records[0].tick.event, Event::Trade { price: Price(18100), .. }));
+    assert!(matches!(whole.records.event(0), Event::Trade { price: Price(18100), .. }));
     let counted = rows(&with("venue", Arc::new(Int64Array::from(vec![1, 2]))));
     assert_eq!((counted.records.len(), counted.unknown_fields), (2, 2));
     let counted = rows(&with("bid", Arc::new(Float64Array::from(vec![Some(1.0), None]))));
@@ -733,7 +738,7 @@ fn every_bad_row_of_a_batch_gets_its_sentence() {
     for (batch, expected) in cases {
         let out = rows(&batch);
         assert_eq!(out.rejects.iter().map(line).collect::<Vec<_>>(), [expected]);
-        assert_eq!((out.records.len(), out.rejects[0].cursor, out.records[0].cursor.offset), (1, cursor(), 41));
+        assert_eq!((out.records.len(), out.rejects[0].cursor, out.records.cursor(0).offset), (1, cursor(), 41));
     }
     let out = rows(&with("event_time", time(1_381_152_600)));
     let expected = "event_time | event_time | 1970-01-01T00:00:01.381152600Z | event_time is before 1990: it looks like seconds, and must be nanoseconds";
@@ -983,7 +988,7 @@ fn any_tick() -> impl Strategy<Value = Tick> {
 
 fn ticks_of(out: Decoded) -> Vec<Tick> {
     assert_eq!((out.rejects, out.unknown_fields), (vec![], 0));
-    out.records.into_iter().map(|r| r.tick).collect()
+    out.records.iter().map(|r| r.tick).collect()
 }
 
 proptest! {
@@ -1022,10 +1027,10 @@ proptest! {
         if let Ok(mut reader) = csv::Reader::open(csv.as_slice(), cursor().partition, "IBM.csv", None) {
             while reader.read(&decoder, 100, 0, &mut out).unwrap() {}
         }
-        for tick in out.records.iter().map(|r| &r.tick) {
+        for tick in out.records.iter().map(|r| r.tick) {
             let mut again = Decoded::default();
-            json::decode(&decoder, &json::encode(tick, &decoder.instruments), cursor(), 0, &mut again);
-            prop_assert_eq!(&again.records[0].tick, tick);
+            json::decode(&decoder, &json::encode(&tick, &decoder.instruments), cursor(), 0, &mut again);
+            prop_assert_eq!(again.records.tick(0), tick);
         }
     }
 
@@ -1051,5 +1056,408 @@ proptest! {
         prop_assert_eq!(parse_wide(&format_fixed(units, scale), scale), Ok(units));
         let scientific = format!("{units}00e-{}", u32::from(scale) + 2);
         prop_assert!(units.unsigned_abs() > 1 << 110 || parse_wide(&scientific, scale) == Ok(units), "{}", scientific);
+    }
+}
+
+/// A batch of anything: every type that a column may have, null or odd values, slices.
+struct Anything {
+    random: u64,
+    /// One value in so many is odd.
+    odd: u64,
+    rows: usize,
+}
+
+impl Anything {
+    fn below(&mut self, n: u64) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        (self.random >> 11) % n
+    }
+
+    fn one_of<T: Clone>(&mut self, values: &[T]) -> T {
+        values[self.below(values.len() as u64) as usize].clone()
+    }
+
+    /// Values of a column, each of `usual` or, seldom, of `odd` or null.
+    fn values<T: Clone>(&mut self, usual: &[T], odd: &[T]) -> Vec<Option<T>> {
+        let (nulls, rows) = (self.below(3) == 0, self.rows);
+        let value = |_| match self.below(self.odd) {
+            0 if nulls => None,
+            0 => Some(self.one_of(odd)),
+            _ => Some(self.one_of(usual)),
+        };
+        (0..rows).map(value).collect()
+    }
+
+    fn texts(&mut self, values: Vec<Option<&str>>) -> ArrayRef {
+        fn dictionary<K: types::ArrowDictionaryKeyType>(
+            values: &[Option<&str>],
+            views: bool,
+            key_of: fn(usize) -> K::Native,
+        ) -> ArrayRef {
+            // Both a null key and a key of a null are null.
+            let mut texts: Vec<Option<&str>> = vec![None, Some("of no row")];
+            let keys = values.iter().enumerate().map(|(row, value)| {
+                let key = texts.iter().position(|text| text == value).unwrap_or(texts.len());
+                if key == texts.len() {
+                    texts.push(*value);
+                }
+                (value.is_some() || row % 2 == 0).then(|| key_of(key))
+            });
+            let keys = keys.collect::<PrimitiveArray<K>>();
+            let values: ArrayRef =
+                if views { Arc::new(StringViewArray::from(texts)) } else { Arc::new(StringArray::from(texts)) };
+            Arc::new(DictionaryArray::new(keys, values))
+        }
+        match self.below(9) {
+            0 => Arc::new(StringArray::from(values)),
+            1 => Arc::new(LargeStringArray::from(values)),
+            2 => Arc::new(StringViewArray::from(values)),
+            3 => dictionary::<types::Int8Type>(&values, false, |key| key as i8),
+            4 => dictionary::<types::UInt8Type>(&values, true, |key| key as u8),
+            5 => dictionary::<types::Int16Type>(&values, false, |key| key as i16),
+            6 => dictionary::<types::UInt32Type>(&values, false, |key| key as u32),
+            7 => dictionary::<types::Int64Type>(&values, true, |key| key as i64),
+            _ => dictionary::<types::Int32Type>(&values, false, |key| key as i32),
+        }
+    }
+
+    fn times(&mut self) -> ArrayRef {
+        let good = [RECEIVED, RECEIVED - SECOND, EARLIEST, RECEIVED - 3600 * SECOND];
+        let odd = [EARLIEST - 1, LATEST, LATEST - 1, 0, i64::MIN, i64::MAX, -1, i64::MIN + EARLIEST, RECEIVED + SECOND];
+        let counts = self.values(&good, &odd);
+        let count = |count: i64, unit| if count.unsigned_abs() < 1 << 62 { count / unit } else { count };
+        let of = |unit: Nanos| counts.iter().map(move |nanos| nanos.map(|nanos| count(nanos, unit)));
+        match self.below(8) {
+            0 => Arc::new(of(1).collect::<Int64Array>()),
+            1 => Arc::new(of(1000).collect::<TimestampMicrosecondArray>().with_timezone("UTC")),
+            2 => Arc::new(of(MILLI).collect::<TimestampMillisecondArray>().with_timezone("UTC")),
+            3 => Arc::new(of(SECOND).collect::<TimestampSecondArray>().with_timezone("UTC")),
+            4 => Arc::new(of(1).map(|n| n.map(format_rfc3339)).collect::<StringArray>()),
+            _ => Arc::new(of(1).collect::<TimestampNanosecondArray>().with_timezone("UTC")),
+        }
+    }
+
+    fn seqs(&mut self) -> ArrayRef {
+        let seqs = self.values(&[0_i64, 1, 17, 123_456_789], &[-1, i64::MIN, i64::MAX]);
+        match self.below(5) {
+            0 => Arc::new(seqs.into_iter().collect::<Int64Array>()),
+            1 => Arc::new(seqs.into_iter().map(|n| n.map(|n| n as i32)).collect::<Int32Array>()),
+            2 => Arc::new(seqs.into_iter().map(|n| n.map(|n| n.to_string())).collect::<StringArray>()),
+            _ => Arc::new(seqs.into_iter().map(|n| n.map(|n| n as u64)).collect::<UInt64Array>()),
+        }
+    }
+
+    fn numbers(&mut self) -> ArrayRef {
+        let good = [1.0, 181.9, 0.01, 12_345.25, 99.99, 250_000.0];
+        let odd = [
+            0.0,
+            -0.0,
+            -1.5,
+            1e-8,
+            0.1 + 0.2,
+            1e300,
+            f64::NAN,
+            f64::INFINITY,
+            1e15,
+            2e7,
+            123_456_789.25,
+            9_007_199_254_740_993.0,
+            92_233_720_368.547_76,
+            92_233_720_368.0,
+            9.2e14,
+            5.7e9,
+            -0.01,
+        ];
+        let values = self.values(&good, &odd);
+        let scaled = |power: f64| values.iter().map(move |value| value.map(|value| (value * power) as i64));
+        match self.below(10) {
+            0 => Arc::new(scaled(1.0).collect::<Int64Array>()),
+            1 => Arc::new(values.iter().map(|n| n.map(|n| n as u32)).collect::<UInt32Array>()),
+            2 => Arc::new(values.iter().map(|n| n.map(|n| n.to_string())).collect::<StringArray>()),
+            3 => {
+                let texts: Vec<Option<String>> = values.iter().map(|n| n.map(|n| n.to_string())).collect();
+                self.texts(texts.iter().map(Option::as_deref).collect())
+            }
+            4 | 5 => {
+                let scale = self.one_of(&[-2_i8, 0, 1, 2, 5, 8, 12, 13, 30]);
+                let array: Decimal128Array =
+                    scaled(10_f64.powi(scale.min(4).into())).map(|n| n.map(i128::from)).collect();
+                Arc::new(array.with_precision_and_scale(38, scale).unwrap())
+            }
+            6 if self.below(4) == 0 => Arc::new(NullArray::new(self.rows)),
+            _ => Arc::new(values.into_iter().collect::<Float64Array>()),
+        }
+    }
+
+    fn batch(&mut self) -> RecordBatch {
+        let kinds = self.one_of(&[&["trade"][..], &["quote"], &["trade", "quote"], &["trade", "trade", "quote"]]);
+        let kinds =
+            self.values(kinds, &["trade", "quote", "bust", "correction", "amend", "TRADE", "", "trade\0", "trad"]);
+        let symbols = self.one_of(&[
+            &["IBM"][..],
+            &["IBM", "ibm", "CL"],
+            &["AIG", "A-NAME-OF-21-LETTERS:", "12-AND-SOME", "EUR/USD", "IBM"],
+            &["EURUSD", "EURUSE", "AIG"],
+        ]);
+        let long = "A".repeat(33);
+        let odd = ["", "A B", "IBM\0", "EURUSD", "CL", &long, "a-symbol-of-18-char", "\u{e9}"];
+        let symbols = self.values(symbols, &odd);
+        let mut columns = vec![
+            ("event_time", self.times()),
+            ("seq", self.seqs()),
+            ("kind", self.texts(kinds)),
+            ("symbol", self.texts(symbols)),
+        ];
+        for name in ["price", "size", "bid", "ask", "bid_size", "ask_size", "open", "rev"] {
+            let seldom = matches!(name, "open" | "rev");
+            if self.below(6) < if seldom { 1 } else { 5 } {
+                let array = if name == "rev" { self.seqs() } else { self.numbers() };
+                // As real batches have it: the columns of the other kind are null.
+                let sparse = self.below(2) == 0;
+                let kinds = columns[2].1.clone();
+                let wanted = if matches!(name, "price" | "size") { "trade" } else { "quote" };
+                if sparse && *array.data_type() == DataType::Float64 {
+                    let floats = array.as_primitive::<types::Float64Type>();
+                    let kind = |row: usize| super::arrow::Cells::of(kinds.as_ref()).get(row).shown();
+                    let value = |row| (floats.is_valid(row) && kind(row) == wanted).then(|| floats.value(row));
+                    columns.push((name, Arc::new((0..self.rows).map(value).collect::<Float64Array>())));
+                } else {
+                    columns.push((name, array));
+                }
+            }
+        }
+        if self.below(8) == 0 {
+            columns.push(("venue", Arc::new(Int32Array::from(vec![1; self.rows]))));
+        }
+        batch(columns)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+    #[test]
+    fn columns_are_decoded_like_rows(
+        random in 1_u64..,
+        odd in prop::sample::select(vec![2_u64, 10, 100, 1_000_000]),
+        rows in prop_oneof![8 => 0_usize..70, 1 => 500_usize..1100],
+        offsets: bool,
+        ahead in prop::sample::select(vec![None, Some(0), Some(5 * SECOND), Some(Nanos::MAX), Some(Nanos::MIN)]),
+        first in prop::sample::select(vec![(0, 0), (u64::MAX - 5, 3), (7, u32::MAX - 20)]),
+        slice: (prop::sample::Index, prop::sample::Index),
+    ) {
+        let mut anything = Anything { random, odd, rows };
+        let (mut by_column, mut by_row) = (Decoded::default(), Decoded::default());
+        let decoder = decoder(ahead);
+        let mut cursor = Cursor { offset: first.0, row: first.1, ..cursor() };
+        for _ in 0..2 {
+            let whole = anything.batch();
+            let start = slice.0.index(rows + 1);
+            let batch = whole.slice(start, slice.1.index(rows - start + 1));
+            let rows_are = if offsets { RowsAre::Offsets } else { RowsAre::Rows };
+            arrow::decode_batch(&decoder, &batch, cursor, rows_are, RECEIVED, &mut by_column);
+            arrow::decode_by_row(&decoder, &batch, cursor, rows_are, RECEIVED, &mut by_row);
+            cursor.row /= 2;
+        }
+        for (left, right) in by_column.rejects.iter().zip(&by_row.rejects) {
+            prop_assert_eq!(left, right, "{}", String::from_utf8_lossy(&left.original));
+        }
+        prop_assert_eq!(by_column.rejects.len(), by_row.rejects.len());
+        prop_assert_eq!(by_column.unknown_fields, by_row.unknown_fields);
+        prop_assert_eq!(by_column.records.iter().collect::<Vec<_>>(), by_row.records.iter().collect::<Vec<_>>());
+        prop_assert_eq!(by_column.records.all_trades(), by_row.records.all_trades());
+        prop_assert_eq!(by_column.records.kinds(), by_row.records.kinds());
+    }
+}
+
+/// A CSV file of anything: mostly plain lines, with odd cells, odd ends and odd lines between them.
+fn any_csv(anything: &mut Anything) -> (&'static str, Vec<u8>) {
+    let cell = |anything: &mut Anything, usual: &[&str], odd: &[&str]| -> String {
+        match anything.below(anything.odd * 2) {
+            0 => String::new(),
+            1 => anything.one_of(odd).to_owned(),
+            _ => anything.one_of(usual).to_owned(),
+        }
+    };
+    let times =
+        ["2013-10-07T13:30:00Z", "2013-10-07T13:30:00.123456789Z", "2013-10-08T23:59:59.5Z", "1381152600000000000"];
+    let odd_times = [
+        "2013-10-07T13:30:00",
+        "2013-10-07T15:30:00+02:00",
+        "2013-10-07T13:30:60Z",
+        "2013-10-07T13:30:00.Z",
+        "2013-02-29T13:30:00Z",
+        "1989-12-31T23:59:59Z",
+        "2200-01-01T00:00:00Z",
+        "2013-10-07t13:30:00z",
+        "1381152600",
+        "01381152600000000000",
+        "-1381152600000000000",
+        "99999999999999999999",
+        "2013-10-07T13:30:00.1234567890Z",
+    ];
+    let numbers = ["181.90", "1", "0.01", "250000", "12345.25", "5.", ".5"];
+    let odd_numbers = [
+        "0",
+        "-1",
+        "+1",
+        "1e3",
+        "181,90",
+        "NaN",
+        ".",
+        "1.2.3",
+        "0.000000001",
+        "1.500000000",
+        "99999999999999999999",
+        "999999999999999999",
+        "9999999999999999999",
+        "0000000000000000000001",
+        "92233720368.54775807",
+        "\"5\"",
+        " 1",
+    ];
+    let seqs = ["0", "17", "123456789", "12345678901234567"];
+    let odd_seqs = ["-1", "1.0", "18446744073709551615", "18446744073709551616", "x", "007"];
+    let ends = anything.one_of(&["\n", "\r\n"]);
+    let format = anything.below(4);
+    let (name, mut columns) = match format {
+        0 => ("BTCUSDT-trades-2024.csv", vec!["seq", "price", "size", "price", "millis", "flag", "flag"]),
+        1 => ("IBM-aggTrades-2024.csv", vec!["seq", "price", "size", "seq", "seq", "millis", "flag"]),
+        2 => ("x.csv", vec!["pair", "truefx", "bid", "ask"]),
+        _ => {
+            let mut columns = vec!["kind", "symbol", "event_time", "seq", "price", "size"];
+            columns.extend(
+                ["bid", "ask", "bid_size", "ask_size", "rev", "venue"].into_iter().filter(|_| anything.below(2) == 0),
+            );
+            for i in 0..columns.len() {
+                let other = anything.below(columns.len() as u64) as usize;
+                columns.swap(i, other);
+            }
+            ("a.csv", columns)
+        }
+    };
+    let mut text = String::new();
+    if format == 3 {
+        text = format!("{}{ends}", columns.join(","));
+    }
+    let names = columns.clone();
+    for _ in 0..anything.rows {
+        columns.clone_from(&names);
+        match anything.below(anything.odd * 3) {
+            0 => drop(columns.pop()),
+            1 => columns.push("venue"),
+            2 => text.push_str(anything.one_of(&[ends, " \t\r\n", "\u{feff}", "nonsense\n", "\r"])),
+            _ => {}
+        }
+        let quote = anything.below(3) == 0;
+        for (i, name) in columns.iter().enumerate() {
+            if i > 0 {
+                text.push(',');
+            }
+            let other = match *name {
+                "price" | "size" => format == 3 && quote,
+                "bid" | "ask" | "bid_size" | "ask_size" => format == 3 && !quote,
+                _ => false,
+            };
+            let value = match *name {
+                _ if other && anything.below(20) > 0 => String::new(),
+                "kind" => {
+                    cell(anything, &[if quote { "quote" } else { "trade" }], &["trades", "bust", "Trade", "\"trade\""])
+                }
+                "symbol" => cell(
+                    anything,
+                    &["IBM", "EURUSD", "CL", "A-NAME-OF-21-LETTERS:"],
+                    &["ibm", "A B", "\u{e9}", "\"IBM\"", "IBM\0"],
+                ),
+                "pair" => cell(anything, &["EUR/USD", "USD/JPY"], &["EURUSD", "\"EUR/USD\""]),
+                "event_time" => cell(anything, &times, &odd_times),
+                "truefx" => cell(
+                    anything,
+                    &["20140505 00:00:00.123", "20140506 23:59:59"],
+                    &["20140505 24:00:00", "2014-05-05 00:00:00", "20140505T00:00:00", "19700101 00:00:00"],
+                ),
+                "millis" => cell(
+                    anything,
+                    &["1381152600123", "1735689600123456"],
+                    &["1381152600", "x", "1381152600000000000", "-5"],
+                ),
+                "flag" => cell(anything, &["true", "False"], &["0", "truee"]),
+                "seq" => cell(anything, &seqs, &odd_seqs),
+                "rev" => {
+                    if anything.below(anything.odd) == 0 {
+                        "1".to_owned()
+                    } else {
+                        String::new()
+                    }
+                }
+                "venue" => cell(anything, &["N", "", "XNYS"], &["\"a,b\"", "\u{e9}", "\"open"]),
+                _ => cell(anything, &numbers, &odd_numbers),
+            };
+            text.push_str(&value);
+        }
+        text.push_str(ends);
+    }
+    if anything.below(3) == 0 {
+        text.truncate(text.trim_end().len());
+    }
+    let mut bytes = text.into_bytes();
+    if anything.below(anything.odd) == 0 && !bytes.is_empty() {
+        let at = anything.below(bytes.len() as u64) as usize;
+        bytes[at] = anything.below(256) as u8;
+    }
+    (name, bytes)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #[test]
+    fn plain_lines_are_decoded_like_any(
+        random in 1_u64..,
+        odd in prop::sample::select(vec![2_u64, 10, 100, 1_000_000]),
+        rows in 0_usize..40,
+        buffer in prop_oneof![1_usize..300, Just(1 << 17)],
+        at_once in prop_oneof![1_usize..50, Just(usize::MAX)],
+        ahead in prop::sample::select(vec![None, Some(0), Some(Nanos::MIN)]),
+    ) {
+        let mut anything = Anything { random, odd, rows };
+        let (name, bytes) = any_csv(&mut anything);
+        let decoder = decoder(ahead);
+        let open = || {
+            let input = std::io::BufReader::with_capacity(buffer, bytes.as_slice());
+            csv::Reader::open(input, cursor().partition, name, None)
+        };
+        let (Ok(mut plain), Ok(mut by_line)) = (open(), open()) else { return Ok(()) };
+        let (mut fast, mut slow) = (Decoded::default(), Decoded::default());
+        while plain.read(&decoder, at_once, RECEIVED, &mut fast).unwrap() {}
+        while by_line.read_by_line(&decoder, at_once, RECEIVED, &mut slow).unwrap() {}
+        let text = String::from_utf8_lossy(&bytes);
+        prop_assert_eq!(fast.rejects, slow.rejects, "{}", text);
+        prop_assert_eq!(fast.unknown_fields, slow.unknown_fields, "{}", text);
+        prop_assert_eq!(fast.records.iter().collect::<Vec<_>>(), slow.records.iter().collect::<Vec<_>>(), "{}", text);
+        prop_assert_eq!(plain.upper(), by_line.upper());
+    }
+}
+
+proptest! {
+    /// What the fast reader of objects takes, the general one reads alike; and nothing that it refuses.
+    #[test]
+    fn plain_objects_are_read_like_any(
+        members in prop::collection::vec(
+            (
+                prop::sample::select(vec!["kind", "price", "seq", "venue", "\u{e9}", "a\\u0062", ""]),
+                prop::sample::select(vec![
+                    "1", "-0", "01", "1.", ".5", "1.5e+3", "1e", "1E-5", "-", "\"x\"", "\"\\n\"", "\"\n\"", "null",
+                    "nul", "true", "false", "falsey", "[1]", "{}", "\"\u{e9}\"", "\"", "1 1", "\"\"", "-12345678901234567890.5",
+                ]),
+            ),
+            0..5,
+        ),
+        blank in prop::sample::select(vec!["", " ", "\n\t", "\u{a0}"]),
+        ends in prop::sample::select(vec![("{", "}"), ("{", ""), ("[", "]"), ("{", "} x"), ("{", ",}")]),
+    ) {
+        let members = members.iter().map(|(name, value)| format!("{blank}\"{name}\"{blank}:{blank}{value}{blank}"));
+        let text = format!("{blank}{}{}{}{blank}", ends.0, members.collect::<Vec<_>>().join(","), ends.1);
+        json::plain_is_like_any(&text);
     }
 }

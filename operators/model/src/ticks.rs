@@ -1,0 +1,467 @@
+//! Ticks in columns: what sources decode into, and what workers read.
+//!
+//! A row is 41 bytes (a quote 61): each column is one vector, so that a decoder fills it in one loop and the hot path
+//! reads only what it needs. Symbols are codes into a dictionary of the batch; cursors are runs, since a source's
+//! offsets nearly always follow each other.
+
+use crate::cursor::{Cursor, Record};
+use crate::name::Symbol;
+use crate::num::{Price, Size};
+use crate::tick::{Event, Tick};
+use crate::time::Nanos;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// What a row is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum RowKind {
+    /// A trade.
+    Trade,
+    /// A top-of-book quote.
+    Quote,
+    /// A bust, correction or amend.
+    Edit,
+}
+
+/// A symbol brings its own hash.
+#[derive(Clone, Copy, Debug, Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// Rows whose cursors follow each other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Run {
+    /// Its first row here.
+    row: u32,
+    first: Cursor,
+    /// Whether the offset counts the rows; else the row within a message does.
+    offsets: bool,
+}
+
+impl Run {
+    fn cursor(&self, row: u32) -> Cursor {
+        let on = row - self.row;
+        match self.offsets {
+            // Beyond the last number there is no row that it could be of.
+            true => Cursor { offset: self.first.offset.wrapping_add(u64::from(on)), ..self.first },
+            false => Cursor { row: self.first.row.wrapping_add(on), ..self.first },
+        }
+    }
+}
+
+/// Ticks, in columns. At most 2^32 rows.
+///
+/// ```
+/// use marea_model::{Cursor, Event, Partition, Price, Record, Size, Symbol, Tick, Ticks};
+///
+/// let cursor = Cursor { partition: Partition::new("p").unwrap(), offset: 7, row: 0 };
+/// let event = Event::Trade { price: Price(10), size: Size(1) };
+/// let tick = Tick { symbol: Symbol::new("A").unwrap(), event_time: 5, seq: 1, event };
+/// let record = Record { cursor, tick };
+/// let ticks: Ticks = [record.clone()].into_iter().collect();
+/// assert_eq!(ticks.iter().collect::<Vec<_>>(), [record]);
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Ticks {
+    pub(crate) symbols: Vec<Symbol>,
+    codes: HashMap<Symbol, u32, BuildHasherDefault<AsItIs>>,
+    pub(crate) symbol: Vec<u32>,
+    pub(crate) event_time: Vec<Nanos>,
+    pub(crate) seq: Vec<u64>,
+    pub(crate) kind: Vec<RowKind>,
+    /// A trade's price, a quote's bid.
+    pub(crate) first: Vec<i64>,
+    /// A trade's size, a quote's ask.
+    pub(crate) second: Vec<i64>,
+    /// Where a quote's sizes or an edit's event stand; empty while all rows are trades.
+    pub(crate) aside: Vec<u32>,
+    pub(crate) quote_sizes: Vec<(Size, Size)>,
+    edits: Vec<Event>,
+    runs: Vec<Run>,
+}
+
+impl Ticks {
+    /// No ticks.
+    pub fn new() -> Self {
+        Ticks::default()
+    }
+
+    /// Rows.
+    pub fn len(&self) -> usize {
+        self.event_time.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.event_time.is_empty()
+    }
+
+    /// Makes room for more rows.
+    pub fn reserve(&mut self, rows: usize) {
+        self.symbol.reserve(rows);
+        self.event_time.reserve(rows);
+        self.seq.reserve(rows);
+        self.kind.reserve(rows);
+        self.first.reserve(rows);
+        self.second.reserve(rows);
+    }
+
+    /// Forgets all rows, and keeps the room.
+    pub fn clear(&mut self) {
+        self.symbols.clear();
+        self.codes.clear();
+        self.symbol.clear();
+        self.event_time.clear();
+        self.seq.clear();
+        self.kind.clear();
+        self.first.clear();
+        self.second.clear();
+        self.aside.clear();
+        self.quote_sizes.clear();
+        self.edits.clear();
+        self.runs.clear();
+    }
+
+    /// The code of a symbol in this batch's dictionary; a new one is appended.
+    pub fn code(&mut self, symbol: Symbol) -> u32 {
+        if let Some(code) = self.symbol.last()
+            && self.symbols[*code as usize] == symbol
+        {
+            return *code;
+        }
+        *self.codes.entry(symbol).or_insert_with(|| {
+            self.symbols.push(symbol);
+            self.symbols.len() as u32 - 1
+        })
+    }
+
+    /// Appends a row.
+    pub fn push(&mut self, cursor: Cursor, tick: Tick) {
+        let Tick { symbol, event_time, seq, event } = tick;
+        let code = self.code(symbol);
+        self.locate(cursor, self.len(), 1, None);
+        match event {
+            Event::Trade { price, size } => self.add_trade(code, event_time, seq, price.0, size.0),
+            Event::Quote { bid, ask, bid_size, ask_size } => {
+                self.add_quote(code, event_time, seq, bid.0, ask.0, bid_size.0, ask_size.0);
+            }
+            edit => {
+                self.add(code, event_time, seq, RowKind::Edit, 0, 0);
+                self.set_aside(self.edits.len());
+                self.edits.push(edit);
+            }
+        }
+    }
+
+    /// Appends a trade; where it comes from is still to be said.
+    pub(crate) fn add_trade(&mut self, code: u32, event_time: Nanos, seq: u64, price: i64, size: i64) {
+        self.add(code, event_time, seq, RowKind::Trade, price, size);
+        if !self.aside.is_empty() {
+            self.aside.push(0);
+        }
+    }
+
+    /// Appends a quote; where it comes from is still to be said.
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn add_quote(
+        &mut self,
+        code: u32,
+        event_time: Nanos,
+        seq: u64,
+        bid: i64,
+        ask: i64,
+        bid_size: i64,
+        ask_size: i64,
+    ) {
+        self.add(code, event_time, seq, RowKind::Quote, bid, ask);
+        self.set_aside(self.quote_sizes.len());
+        self.quote_sizes.push((Size(bid_size), Size(ask_size)));
+    }
+
+    fn add(&mut self, code: u32, event_time: Nanos, seq: u64, kind: RowKind, first: i64, second: i64) {
+        self.symbol.push(code);
+        self.event_time.push(event_time);
+        self.seq.push(seq);
+        self.kind.push(kind);
+        self.first.push(first);
+        self.second.push(second);
+    }
+
+    /// Appends plain rows, whose cursors follow each other from `first` on: by offset, or by the row within the message.
+    pub(crate) fn append_plain(&mut self, first: Cursor, offsets: bool, rows: &Plain<'_>) {
+        let (before, n) = (self.len(), rows.times.len());
+        self.locate(first, before, n, Some(offsets));
+        self.symbol.extend_from_slice(rows.symbols);
+        self.event_time.extend_from_slice(rows.times);
+        self.seq.extend_from_slice(rows.seqs);
+        self.first.extend_from_slice(rows.firsts);
+        self.second.extend_from_slice(rows.seconds);
+        let Some(kinds) = rows.kinds else {
+            self.kind.resize(before + n, RowKind::Trade);
+            if !self.aside.is_empty() {
+                self.aside.resize(before + n, 0);
+            }
+            return;
+        };
+        self.kind.extend_from_slice(kinds);
+        if self.aside.is_empty() && kinds.iter().all(|kind| *kind == RowKind::Trade) {
+            return;
+        }
+        self.aside.resize(before, 0);
+        for (i, kind) in kinds.iter().enumerate() {
+            let quote = *kind == RowKind::Quote;
+            self.aside.push(if quote { self.quote_sizes.len() as u32 } else { 0 });
+            if quote {
+                self.quote_sizes.push((Size(rows.bid_sizes[i]), Size(rows.ask_sizes[i])));
+            }
+        }
+    }
+
+    /// The last row, just pushed, has something aside.
+    fn set_aside(&mut self, at: usize) {
+        self.aside.resize(self.len() - 1, 0);
+        self.aside.push(at as u32);
+    }
+
+    /// Says where `rows` rows from row `at` on, which are the last, come from: `first`, and on by offset or by the row
+    /// within the message. Where that is left open it follows from the rows before.
+    pub(crate) fn locate(&mut self, first: Cursor, at: usize, rows: usize, offsets: Option<bool>) {
+        let row = at as u32;
+        if rows == 0 {
+            return;
+        }
+        if let Some(run) = self.runs.last_mut() {
+            let length = row - run.row;
+            if run.cursor(row) == first && offsets.is_none_or(|o| o == run.offsets || rows == 1) {
+                return;
+            }
+            // A run of one row may still be of either sort.
+            let other = Run { offsets: !run.offsets, ..*run };
+            if length == 1 && other.cursor(row) == first && offsets.is_none_or(|o| o == other.offsets || rows == 1) {
+                *run = other;
+                return;
+            }
+        }
+        self.runs.push(Run { row, first, offsets: offsets.unwrap_or(true) });
+    }
+
+    /// Whether every row is a trade.
+    pub fn all_trades(&self) -> bool {
+        self.aside.is_empty()
+    }
+
+    /// The dictionary: what a code of [`Ticks::codes`] means. It may have symbols that no row has.
+    pub fn symbols(&self) -> &[Symbol] {
+        &self.symbols
+    }
+
+    /// The symbol of each row, as a code.
+    pub fn codes(&self) -> &[u32] {
+        &self.symbol
+    }
+
+    /// The event time of each row.
+    pub fn event_times(&self) -> &[Nanos] {
+        &self.event_time
+    }
+
+    /// The seq of each row.
+    pub fn seqs(&self) -> &[u64] {
+        &self.seq
+    }
+
+    /// What each row is.
+    pub fn kinds(&self) -> &[RowKind] {
+        &self.kind
+    }
+
+    /// The price of each trade, the bid of each quote; 0 of an edit.
+    pub fn firsts(&self) -> &[i64] {
+        &self.first
+    }
+
+    /// The size of each trade, the ask of each quote; 0 of an edit.
+    pub fn seconds(&self) -> &[i64] {
+        &self.second
+    }
+
+    /// The sizes at the bid and the ask of a quote.
+    pub fn quote_sizes(&self, row: usize) -> (Size, Size) {
+        self.quote_sizes[self.aside[row] as usize]
+    }
+
+    /// Where a row comes from.
+    pub fn cursor(&self, row: usize) -> Cursor {
+        let row = row as u32;
+        self.runs[self.runs.partition_point(|run| run.row <= row) - 1].cursor(row)
+    }
+
+    /// The first row from `row` on whose cursor does not follow from that of `row`, or the end; and whether the offsets
+    /// of the rows up to there count up.
+    pub fn run(&self, row: usize) -> (usize, bool) {
+        let next = self.runs.partition_point(|run| run.row <= row as u32);
+        (self.runs.get(next).map_or(self.len(), |run| run.row as usize), self.runs[next - 1].offsets)
+    }
+
+    /// Whether a row replaces a whole bar.
+    pub fn is_amend(&self, row: usize) -> bool {
+        self.kind[row] == RowKind::Edit && matches!(self.edits[self.aside[row] as usize], Event::Amend(_))
+    }
+
+    /// What a row says.
+    pub fn event(&self, row: usize) -> Event {
+        match self.kind[row] {
+            RowKind::Trade => Event::Trade { price: Price(self.first[row]), size: Size(self.second[row]) },
+            RowKind::Quote => {
+                let (bid_size, ask_size) = self.quote_sizes(row);
+                Event::Quote { bid: Price(self.first[row]), ask: Price(self.second[row]), bid_size, ask_size }
+            }
+            RowKind::Edit => self.edits[self.aside[row] as usize].clone(),
+        }
+    }
+
+    /// A row.
+    pub fn tick(&self, row: usize) -> Tick {
+        Tick {
+            symbol: self.symbols[self.symbol[row] as usize],
+            event_time: self.event_time[row],
+            seq: self.seq[row],
+            event: self.event(row),
+        }
+    }
+
+    /// A row, and where it comes from.
+    pub fn record(&self, row: usize) -> Record {
+        Record { cursor: self.cursor(row), tick: self.tick(row) }
+    }
+
+    /// All rows.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Record> + '_ {
+        (0..self.len()).map(|row| self.record(row))
+    }
+}
+
+impl Extend<Record> for Ticks {
+    fn extend<I: IntoIterator<Item = Record>>(&mut self, records: I) {
+        records.into_iter().for_each(|record| self.push(record.cursor, record.tick));
+    }
+}
+
+impl FromIterator<Record> for Ticks {
+    fn from_iter<I: IntoIterator<Item = Record>>(records: I) -> Self {
+        let mut ticks = Ticks::new();
+        ticks.extend(records);
+        ticks
+    }
+}
+
+/// Trades and quotes in columns, to be appended at once. Symbols are codes of the batch to which they go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plain<'a> {
+    /// None: all are trades.
+    pub(crate) kinds: Option<&'a [RowKind]>,
+    pub(crate) symbols: &'a [u32],
+    pub(crate) times: &'a [Nanos],
+    pub(crate) seqs: &'a [u64],
+    pub(crate) firsts: &'a [i64],
+    pub(crate) seconds: &'a [i64],
+    /// Of quotes; of trades they may be anything.
+    pub(crate) bid_sizes: &'a [i64],
+    pub(crate) ask_sizes: &'a [i64],
+}
+
+/// Some rows of a batch, shared.
+#[derive(Clone, Debug)]
+pub struct TickSlice {
+    /// The batch.
+    pub ticks: Arc<Ticks>,
+    /// Which of its rows.
+    pub rows: Range<usize>,
+}
+
+impl TickSlice {
+    /// Its rows.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Record> + '_ {
+        self.rows.clone().map(|row| self.ticks.record(row))
+    }
+}
+
+impl From<Ticks> for TickSlice {
+    fn from(ticks: Ticks) -> Self {
+        let rows = 0..ticks.len();
+        TickSlice { ticks: Arc::new(ticks), rows }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::name::Partition;
+    use crate::tick::Amend;
+    use proptest::prelude::*;
+
+    fn event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            4 => (1_i64..9, 1_i64..9).prop_map(|(p, s)| Event::Trade { price: Price(p), size: Size(s) }),
+            2 => (1_i64..9, 1_i64..9).prop_map(|(p, s)| Event::Quote {
+                bid: Price(p),
+                ask: Price(p + 1),
+                bid_size: Size(s),
+                ask_size: Size(0)
+            }),
+            1 => Just(Event::Bust),
+            1 => (0_u32..3).prop_map(|rev| Event::Amend(Box::new(Amend { rev, bar: None }))),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn rows_come_back_as_they_went_in(rows in prop::collection::vec((0_u8..3, 0_u64..3, 0_u32..3, event()), 0..40)) {
+            let mut offset = 0;
+            let records: Vec<Record> = rows
+                .into_iter()
+                .map(|(name, on, row, event)| {
+                    offset += on;
+                    let partition = Partition::new("p").unwrap();
+                    let symbol = Symbol::new(["A", "B", "C"][usize::from(name)]).unwrap();
+                    let tick = Tick { symbol, event_time: offset as i64, seq: offset, event };
+                    Record { cursor: Cursor { partition, offset, row }, tick }
+                })
+                .collect();
+            let ticks: Ticks = records.iter().cloned().collect();
+            prop_assert_eq!(ticks.all_trades(), records.iter().all(|r| r.tick.event.kind() == "trade"));
+            prop_assert_eq!(ticks.iter().collect::<Vec<_>>(), records);
+        }
+    }
+
+    #[test]
+    fn cursors_that_follow_each_other_are_one_run() {
+        let partition = Partition::new("p").unwrap();
+        let tick = Tick { symbol: Symbol::new("A").unwrap(), event_time: 0, seq: 0, event: Event::Bust };
+        for (step, runs) in [((1, 0), 1), ((0, 1), 1), ((2, 0), 100)] {
+            let mut ticks = Ticks::new();
+            for i in 0..100 {
+                let cursor = Cursor { partition, offset: 5 + i * step.0, row: 7 + i as u32 * step.1 };
+                ticks.push(cursor, tick.clone());
+                assert_eq!(ticks.cursor(i as usize), cursor);
+            }
+            assert_eq!(ticks.runs.len(), runs);
+        }
+    }
+}

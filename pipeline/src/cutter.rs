@@ -22,7 +22,7 @@
 //! **Size.** A cut takes what is pending, at most `max_ticks` records, except that it never ends inside a message (the
 //! rows of one offset stay together), so that its cursors say exactly where it ended.
 //!
-//! **Metrics** are asked for at most once in `metrics_every` of wall time, and at the end.
+//! **Metrics** are asked for once in `metrics_every` of wall time, at the end, and where the configuration changes.
 //!
 //! No I/O and no clock of its own: wall time is an argument. Ticks are judged column by column where none of them can be
 //! late (a fraction of a nanosecond each, nothing is copied), else one by one.
@@ -66,7 +66,7 @@ pub struct CutterConfig {
     pub timeframes: Vec<Timeframe>,
     /// For writing late records again.
     pub instruments: Arc<Instruments>,
-    /// The least wall time between two epochs that give metrics; 0: every one does.
+    /// The least wall time between two epochs that give metrics without being asked; 0: every one does.
     pub metrics_every: Nanos,
 }
 
@@ -247,7 +247,8 @@ impl Cutter {
         let epoch = first_epoch(clock_ms.max(0)).max(self.last + 1);
         self.advance(now_ns(epoch));
         let wall = wall_ms.saturating_mul(MILLI);
-        let wants_metrics = wall.saturating_sub(self.metrics_at) >= self.config.metrics_every;
+        let due = wall.saturating_sub(self.metrics_at) >= self.config.metrics_every;
+        let wants_metrics = due || !cut.config.is_empty();
         let stands_still = untouched && self.progress == before;
         if stands_still
             && (self.config.clock == Clock::Event || wall_ms <= last_ms)
@@ -255,7 +256,7 @@ impl Cutter {
         {
             return None;
         }
-        if wants_metrics {
+        if due {
             self.metrics_at = wall;
         }
         cut.metrics = wants_metrics;

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!                    ┌► worker 0 ─┐
-//!  submit(Cut) ──────┼► worker 1 ─┼──► gather ──► outputs(): ClosedEpoch
-//!   (bounded)        └► …        ─┘   (nets each epoch once every worker has passed it)
+//!  submit(Cut) ──────┼► worker 1 ─┼──► outputs(): ClosedEpoch
+//!   (bounded)        └► …        ─┘   (whoever passes an epoch last nets it)
 //! ```
 //!
 //! 1. Cuts enter in the order of their epochs, and each reaches every worker whole; a worker takes what it owns.
@@ -24,7 +24,7 @@ use marea_operators::rollup::RollupError;
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{JoinHandle, Thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use timely::dataflow::ProbeHandle;
 
 /// Ticks that wait for a worker, beside those that it works on. One epoch may always wait.
@@ -36,6 +36,9 @@ const ROUND_TICKS: usize = 4_096;
 
 /// Closed epochs that wait for the committer, and cuts that wait to be closed.
 const CLOSED: usize = 64;
+
+/// How long an idle worker looks again before it sleeps, leaving the core to whoever wants it.
+const WATCHFUL: Duration = Duration::from_micros(100);
 
 /// How long an idle worker sleeps at most: it shows that it is alive more often than anybody asks.
 const IDLE: Duration = Duration::from_millis(500);
@@ -132,7 +135,8 @@ pub struct Engine {
     workers: Vec<(Arc<Queue>, Thread)>,
     cuts: Sender<Cut>,
     outputs: Receiver<ClosedEpoch>,
-    threads: Vec<JoinHandle<()>>,
+    /// Ends with the workers.
+    join: Option<JoinHandle<()>>,
 }
 
 /// A worker could not be started, or died.
@@ -162,7 +166,10 @@ impl Engine {
     ) -> Result<Engine, EngineError> {
         let peers = config.workers.max(1);
         config.dataflow.scan(0, peers)?;
-        let (report_out, report_in) = crossbeam_channel::unbounded();
+        let (cuts, cuts_in) = bounded::<Cut>(QUEUED_EPOCHS + CLOSED);
+        let (closed, outputs) = bounded(CLOSED);
+        let waiting = (0..peers).map(|_| VecDeque::new()).collect();
+        let gatherer = Mutex::new(Gatherer { waiting, cuts: cuts_in, closed });
         let (thread_out, thread_in) = bounded::<(usize, Thread)>(peers);
         let queues: Vec<Arc<Queue>> = (0..peers).map(|_| Arc::default()).collect();
         let takers: Mutex<Vec<_>> = Mutex::new(queues.iter().map(|queue| Some(Taker(queue.clone()))).collect());
@@ -176,7 +183,7 @@ impl Engine {
             let Some(taker) = taker else { return };
             // The engine may be gone already; then the queue says so below.
             let _ = thread_out.send((worker.index(), std::thread::current()));
-            work(worker, &dataflow, &taker.0, &report_out, &beat);
+            work(worker, &dataflow, &taker.0, &gatherer, &beat);
         };
         // Timely's guards join on drop; they live on a thread of their own, which ends when the workers do.
         let guards = timely::execute(timely_config, run).map_err(EngineError::Start)?;
@@ -186,14 +193,8 @@ impl Engine {
         if threads.len() < peers {
             return Err(EngineError::Stopped);
         }
-        let (cuts, cuts_in) = bounded::<Cut>(CLOSED);
-        let (closed_out, outputs) = bounded(CLOSED);
-        let gather = std::thread::Builder::new()
-            .name("gather".to_owned())
-            .spawn(move || gather(peers, &cuts_in, &report_in, &closed_out))
-            .map_err(|e| EngineError::Start(e.to_string()))?;
         let workers = queues.into_iter().zip(threads.into_iter().map(|(_, thread)| thread)).collect();
-        Ok(Engine { workers, cuts, outputs, threads: vec![join, gather] })
+        Ok(Engine { workers, cuts, outputs, join: Some(join) })
     }
 
     /// Feeds a cut; blocks while the workers are behind. Epochs must rise.
@@ -236,7 +237,8 @@ impl Drop for Engine {
             queue.lock().closed = true;
             thread.unpark();
         }
-        self.threads.clear();
+        // Not waited for: what was submitted still has to come out.
+        self.join = None;
     }
 }
 
@@ -245,45 +247,58 @@ fn work(
     worker: &mut timely::worker::Worker,
     config: &DataflowConfig,
     queue: &Queue,
-    reports_out: &Sender<(usize, Vec<Report>)>,
+    gatherer: &Mutex<Gatherer>,
     beat: &impl Fn(usize),
 ) {
     let (probe, reports) = (ProbeHandle::new(), Reports::default());
     // The timeframes were tried before any worker was started.
     let Ok(mut input) = dataflow::build(worker, config, &reports, &probe) else { return };
-    let mut round = Vec::new();
+    let (mut round, mut idle_since) = (Vec::new(), None);
     while queue.take(&mut round).is_some() {
         beat(worker.index());
-        let Some((last, _)) = round.last() else {
-            worker.step_or_park(Some(IDLE));
+        let Some(last) = round.last().map(|(epoch, _)| *epoch) else {
+            // To be woken costs more than most epochs do: an instant later there may be one.
+            let waits = idle_since.get_or_insert_with(Instant::now).elapsed();
+            if waits < WATCHFUL {
+                std::thread::yield_now();
+            } else {
+                worker.step_or_park(Some(IDLE));
+            }
             continue;
         };
-        let last = *last;
+        idle_since = None;
         round.drain(..).for_each(|(epoch, feed)| input.feed(epoch, feed));
         // Until they have come through: few epochs in flight keep the state in cache. Other workers may not have been
         // fed them yet, hence the park.
         while probe.less_than(&(last + 1)) {
             worker.step_or_park(Some(Duration::from_millis(100)));
         }
-        // The gatherer gone: the engine is being dropped, and nobody waits for this.
-        let _ = reports_out.send((worker.index(), std::mem::take(&mut *reports.borrow_mut())));
+        let given = gatherer.lock().unwrap_or_else(PoisonError::into_inner).take(worker.index(), &reports);
+        if given.is_err() {
+            return;
+        }
     }
 }
 
-/// Puts the workers' parts of each epoch together.
-fn gather(peers: usize, cuts: &Receiver<Cut>, reports: &Receiver<(usize, Vec<Report>)>, closed: &Sender<ClosedEpoch>) {
-    // Every worker reports every epoch, in order.
-    let mut waiting: Vec<VecDeque<Report>> = (0..peers).map(|_| VecDeque::new()).collect();
-    for (worker, reports) in reports {
-        waiting[worker].extend(reports);
-        while waiting.iter().all(|reports| !reports.is_empty()) {
-            let parts = waiting.iter_mut().filter_map(VecDeque::pop_front);
+/// Puts the workers' parts of each epoch together, on the thread of whoever brings the last one.
+struct Gatherer {
+    /// Every worker reports every epoch, in order.
+    waiting: Vec<VecDeque<Report>>,
+    cuts: Receiver<Cut>,
+    closed: Sender<ClosedEpoch>,
+}
+
+impl Gatherer {
+    /// Takes over what a worker has left. Blocks while closed epochs wait; an error once nobody reads them.
+    fn take(&mut self, worker: usize, reports: &Reports) -> Result<(), EngineError> {
+        self.waiting[worker].extend(reports.borrow_mut().drain(..));
+        while self.waiting.iter().all(|reports| !reports.is_empty()) {
+            let parts = self.waiting.iter_mut().filter_map(VecDeque::pop_front);
             // It was sent before the workers were fed.
-            let Ok(cut) = cuts.recv() else { return };
-            if closed.send(close(cut, parts)).is_err() {
-                return;
-            }
+            let cut = self.cuts.recv().map_err(|_| EngineError::Stopped)?;
+            self.closed.send(close(cut, parts)).map_err(|_| EngineError::Stopped)?;
         }
+        Ok(())
     }
 }
 

@@ -231,7 +231,7 @@ impl Amended {
 }
 
 /// How many trades of a symbol wait to be folded at most: few enough that their sizes add up in 64 bits.
-const PENDING: usize = 1024;
+const PENDING: usize = 64;
 
 /// What the loop over ticks touches of a symbol, and nothing else.
 struct Hot {
@@ -841,6 +841,16 @@ impl Bars {
             }
             RowKind::Trade => {
                 symbol.fold(hot, shared);
+                // Only too many were pending.
+                if hot.limit > 0 && key > hot.last && is_small(first, second) && key.event_time >= shared.sealed_through
+                {
+                    hot.last = key;
+                    hot.pending.push(Trade { key, price: Price(first), size: Size(second) });
+                    if !std::mem::replace(&mut hot.active, true) {
+                        self.active.push(number);
+                    }
+                    return;
+                }
                 symbol.trade(hot, shared, Trade { key, price: Price(first), size: Size(second) })
             }
             RowKind::Edit => {

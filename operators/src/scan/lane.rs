@@ -2,9 +2,7 @@
 
 use super::ScanOutput;
 use super::track::{GAP, Mark, Span, Track, retain, thin};
-use crate::backtest::{
-    Backtest, ClosedTrade, ColumnEvents, Columns, DayPartial, Params, Replay, metrics_30d, metrics_all,
-};
+use crate::backtest::{Backtest, ClosedTrade, ColumnEvents, Columns, DayPartial, Params, Replay, metrics, metrics_all};
 use crate::history::History;
 use crate::indicators::{Indicator, IndicatorSpec, Values};
 use crate::series::{Series, SeriesBar, utc_day};
@@ -13,7 +11,8 @@ use marea_model::output::MetricsWindow;
 use marea_model::recommendation::{Contribution, DecisionBar};
 use marea_model::strategy::ATR_PERIOD;
 use marea_model::{
-    BarBody, Delta, F64, IndicatorRow, MetricsRow, Nanos, Output, Strategy, StrategyId, Symbol, Timeframe, TradeRow,
+    BarBody, Delta, F64, IndicatorRow, Metrics, MetricsRow, Nanos, Output, Strategy, StrategyId, Symbol, Timeframe,
+    TradeRow,
 };
 use std::ops::Range;
 use std::sync::Arc;
@@ -21,7 +20,7 @@ use std::sync::Arc;
 /// Days of the trailing window, the last closed bar's included.
 const TRAILING_DAYS: i32 = 30;
 /// Completed days kept beyond those: what may be deleted at the tip before a consumer must start over.
-const SPARE_DAYS: i32 = 30;
+const SPARE_DAYS: i32 = 7;
 /// Bars behind the tip that are kept as doubles beyond what the consumers look back at.
 const TAIL: usize = 256;
 /// What the levels of a recommendation are measured in.
@@ -55,6 +54,8 @@ struct BacktestConsumer {
     slot: usize,
     /// Completed UTC days, oldest first, from `days_from` on.
     days: Vec<DayPartial>,
+    /// The merge of those in the trailing window, and its first day, until days change.
+    merged: Option<(i32, Option<DayPartial>)>,
     days_from: i32,
     /// What stands downstream.
     contribution: Option<Box<Contribution>>,
@@ -222,6 +223,7 @@ impl Lane {
                 slot: columns.add(&params),
                 params,
                 days: Vec::new(),
+                merged: None,
                 days_from: i32::MIN,
                 contribution: None,
                 metrics: None,
@@ -557,11 +559,18 @@ impl ColumnEvents for Tape<'_> {
     }
 
     fn day(&mut self, slot: usize, day: &DayPartial) {
-        self.consumers[self.by_slot[slot]].days.push(*day);
+        let consumer = &mut self.consumers[self.by_slot[slot]];
+        consumer.merged = None;
+        if consumer.days.len() == consumer.days.capacity() {
+            consumer.days.reserve_exact(4);
+        }
+        consumer.days.push(*day);
     }
 
     fn withdraw_days(&mut self, slot: usize, range: Range<i32>) {
-        self.consumers[self.by_slot[slot]].days.retain(|day| !range.contains(&day.day));
+        let consumer = &mut self.consumers[self.by_slot[slot]];
+        consumer.merged = None;
+        consumer.days.retain(|day| !range.contains(&day.day));
     }
 }
 
@@ -579,6 +588,31 @@ impl BacktestConsumer {
         if self.days.first().is_some_and(|d| d.day < oldest - 2 * SPARE_DAYS) {
             self.days.retain(|d| d.day >= oldest - SPARE_DAYS);
             self.days_from = oldest - SPARE_DAYS;
+        }
+    }
+
+    /// The metrics of the trailing window. Its completed days are merged once a day, not once a bar.
+    fn trailing(&mut self, state: &Backtest) -> Metrics {
+        let current = state.day();
+        let first = current.day - (TRAILING_DAYS - 1);
+        let merged = match self.merged {
+            Some((of, merged)) if of == first => merged,
+            _ => {
+                let mut days = self.days.iter().filter(|day| (first..current.day).contains(&day.day));
+                let mut merged = days.next().copied();
+                if let Some(merged) = &mut merged {
+                    days.for_each(|day| merged.merge(day));
+                }
+                self.merged = Some((first, merged));
+                merged
+            }
+        };
+        match merged {
+            None => metrics(current, &self.params),
+            Some(mut window) => {
+                window.merge(current);
+                metrics(&window, &self.params)
+            }
         }
     }
 
@@ -622,15 +656,12 @@ impl BacktestConsumer {
         self.forget_days(as_of);
         let (strategy, timeframe) = (self.strategy.id, self.strategy.timeframe);
         let row = |window, metrics| MetricsRow { strategy, symbol, timeframe, window, as_of, metrics };
-        [
-            row(MetricsWindow::All, metrics_all(state, &self.params)),
-            row(MetricsWindow::Days30, metrics_30d(&self.days, state.day(), &self.params)),
-        ]
+        [row(MetricsWindow::All, metrics_all(state, &self.params)), row(MetricsWindow::Days30, self.trailing(state))]
     }
 
-    fn says(&self, tip: &Tip<'_>, tail: &Series) -> Contribution {
+    fn says(&mut self, tip: &Tip<'_>, tail: &Series) -> Contribution {
         let Tip { symbol, state, .. } = *tip;
-        let trailing = metrics_30d(&self.days, state.day(), &self.params);
+        let trailing = self.trailing(state);
         Contribution {
             symbol,
             strategy: self.strategy.id,

@@ -12,8 +12,8 @@
 //! - **Who does what**: a symbol's bars, indicators and decision bar come from the worker that owns it
 //!   ([`owner`]); its strategies are spread over all workers by a hash of (strategy, symbol).
 //! - **State**: one exact columnar history a (symbol, timeframe), rolled up here so that a worker holds it once; a state
-//!   a consumer, and some 96 checkpoints of it over a million bars (gap ≤ max(64, distance to the tip ÷ 8)).
-//! - **Cost**: a closed bar costs one step a consumer; an edit `d` bars back at most `2·(d + max(64, d ÷ 8))` steps a
+//!   a consumer, and some 70 checkpoints of it over a million bars (gap ≤ max(64, distance to the tip ÷ 5)).
+//! - **Cost**: a closed bar costs one step a consumer; an edit `d` bars back at most `2·(d + max(64, d ÷ 5))` steps a
 //!   consumer, whatever the history before it; a new consumer one pass over the history.
 //! - **Frontier**: output at epoch e is complete when the input frontier has passed e.
 

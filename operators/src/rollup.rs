@@ -344,6 +344,14 @@ impl Rollup {
         self.symbols.iter().flat_map(|s| &s.levels).map(|level| level.history.bytes()).sum()
     }
 
+    /// The symbol of a number. There are as many as symbols have been met, also by bars that changed nothing.
+    ///
+    /// # Panics
+    /// If it has not been met.
+    pub fn symbol_at(&self, number: usize) -> Symbol {
+        self.symbols[number].symbol
+    }
+
     /// The bars of a symbol by its number, and one of the timeframes.
     ///
     /// # Panics

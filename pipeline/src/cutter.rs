@@ -247,7 +247,8 @@ impl Cutter {
         let epoch = first_epoch(clock_ms.max(0)).max(self.last + 1);
         self.advance(now_ns(epoch));
         let wall = wall_ms.saturating_mul(MILLI);
-        let due = wall.saturating_sub(self.metrics_at) >= self.config.metrics_every;
+        // A wall clock that was set back must not hold them back.
+        let due = wall < self.metrics_at || wall.saturating_sub(self.metrics_at) >= self.config.metrics_every;
         let wants_metrics = due || !cut.config.is_empty();
         let stands_still = untouched && self.progress == before;
         if stands_still

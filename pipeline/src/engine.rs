@@ -15,7 +15,7 @@
 
 use crate::cutter::Cut;
 use crate::dataflow::{self, DataflowConfig, Report, Reports};
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, never, unbounded};
 use marea_model::output::{ClosedEpoch, Totals, net};
 use marea_model::{Epoch, Rows};
 use marea_operators::bars::Counts;
@@ -134,6 +134,8 @@ impl Drop for Taker {
 pub struct Engine {
     workers: Vec<(Arc<Queue>, Thread)>,
     cuts: Sender<Cut>,
+    /// To see how many closed epochs wait to be read.
+    closed: Sender<ClosedEpoch>,
     outputs: Receiver<ClosedEpoch>,
     /// Ends with the workers.
     join: Option<JoinHandle<()>>,
@@ -167,9 +169,9 @@ impl Engine {
         let peers = config.workers.max(1);
         config.dataflow.scan(0, peers)?;
         let (cuts, cuts_in) = bounded::<Cut>(QUEUED_EPOCHS + CLOSED);
-        let (closed, outputs) = bounded(CLOSED);
+        let (closed, outputs) = unbounded();
         let waiting = (0..peers).map(|_| VecDeque::new()).collect();
-        let gatherer = Mutex::new(Gatherer { waiting, cuts: cuts_in, closed });
+        let gatherer = Mutex::new(Gatherer { waiting, cuts: cuts_in, closed: Some(closed.clone()) });
         let (thread_out, thread_in) = bounded::<(usize, Thread)>(peers);
         let queues: Vec<Arc<Queue>> = (0..peers).map(|_| Arc::default()).collect();
         let takers: Mutex<Vec<_>> = Mutex::new(queues.iter().map(|queue| Some(Taker(queue.clone()))).collect());
@@ -194,7 +196,7 @@ impl Engine {
             return Err(EngineError::Stopped);
         }
         let workers = queues.into_iter().zip(threads.into_iter().map(|(_, thread)| thread)).collect();
-        Ok(Engine { workers, cuts, outputs, join: Some(join) })
+        Ok(Engine { workers, cuts, closed, outputs, join: Some(join) })
     }
 
     /// Feeds a cut; blocks while the workers are behind. Epochs must rise.
@@ -207,6 +209,10 @@ impl Engine {
             metrics: cut.metrics,
         });
         let epoch = cut.epoch;
+        // Here, and not on a worker: a worker that waits for a slow reader would seem dead.
+        while self.closed.len() >= CLOSED {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         self.cuts.send(cut).map_err(|_| EngineError::Stopped)?;
         for (queue, thread) in &self.workers {
             queue.push(epoch, Arc::clone(&feed))?;
@@ -285,18 +291,24 @@ struct Gatherer {
     /// Every worker reports every epoch, in order.
     waiting: Vec<VecDeque<Report>>,
     cuts: Receiver<Cut>,
-    closed: Sender<ClosedEpoch>,
+    /// None once nobody reads any more.
+    closed: Option<Sender<ClosedEpoch>>,
 }
 
 impl Gatherer {
-    /// Takes over what a worker has left. Blocks while closed epochs wait; an error once nobody reads them.
+    /// Takes over what a worker has left. An error, for every worker, once nobody reads closed epochs.
     fn take(&mut self, worker: usize, reports: &Reports) -> Result<(), EngineError> {
+        let Some(closed) = &self.closed else { return Err(EngineError::Stopped) };
         self.waiting[worker].extend(reports.borrow_mut().drain(..));
         while self.waiting.iter().all(|reports| !reports.is_empty()) {
             let parts = self.waiting.iter_mut().filter_map(VecDeque::pop_front);
             // It was sent before the workers were fed.
             let cut = self.cuts.recv().map_err(|_| EngineError::Stopped)?;
-            self.closed.send(close(cut, parts)).map_err(|_| EngineError::Stopped)?;
+            if closed.send(close(cut, parts)).is_err() {
+                // Whoever waits to hand over another cut is told.
+                (self.closed, self.cuts) = (None, never());
+                return Err(EngineError::Stopped);
+            }
         }
         Ok(())
     }

@@ -481,14 +481,15 @@ impl SymbolState {
                 None => return Fault::overflow("ask", quote.ask.decimal(self.scale).to_string()),
             },
         };
-        let newest = self.buckets.back().map(|bucket| bucket.open_time);
-        let in_newest =
-            newest.is_some_and(|open| (key.event_time.wrapping_sub(open) as u64) < shared.base.nanos() as u64);
+        let base = shared.base.nanos() as u64;
+        let in_newest = |buckets: &VecDeque<Bucket>| {
+            buckets.back().is_some_and(|bucket| (key.event_time.wrapping_sub(bucket.open_time) as u64) < base)
+        };
         // Buckets are made in the order of the ticks, and what is pending cannot be found.
-        if !in_newest || key <= hot.last {
+        if !in_newest(&self.buckets) || key <= hot.last {
             self.fold(hot, shared);
         }
-        let i = match in_newest {
+        let i = match in_newest(&self.buckets) {
             true => self.buckets.len() - 1,
             false => match self.bucket(shared, key.event_time) {
                 Some(i) => i,

@@ -190,9 +190,10 @@ impl Scan {
         out
     }
 
-    /// The symbol that a change speaks of.
-    fn meet(&mut self, number: usize, symbol: Symbol) {
+    /// Symbols up to this number get their place.
+    fn meet(&mut self, number: usize) {
         while self.symbols.len() <= number {
+            let symbol = self.rollup.symbol_at(self.symbols.len());
             self.symbols.push(Lanes {
                 symbol,
                 owned: owner(symbol, self.config.peers) == self.config.index,
@@ -205,7 +206,7 @@ impl Scan {
 
     fn change(&mut self, change: &LevelChange, retracts: bool, out: &mut ScanOutput) {
         let LevelChange { symbol, timeframe, number, level, .. } = *change;
-        self.meet(number, symbol);
+        self.meet(number);
         let lanes = &mut self.symbols[number];
         let history = self.rollup.history_at(number, level);
         if lanes.owned {

@@ -234,3 +234,19 @@ fn a_bar_that_comes_back_at_a_checkpoint_is_in_it() {
         assert_eq!(standing.contributions, expected.contributions, "after step {step}");
     }
 }
+
+#[test]
+fn a_symbol_met_by_a_bar_that_never_was_keeps_its_own_place() {
+    let of = |symbol: &str, at: i64, close: Option<i64>| BarUpsert {
+        symbol: Symbol::new(symbol).unwrap(),
+        ..upsert(at, close.map(|close| (close, 10, 1)))
+    };
+    let mut scan = Scan::new(settings()).unwrap();
+    let json = r#"{"kind":"ema_cross","fast":2,"slow":3,"timeframe":"1m","symbols":["X"]}"#;
+    scan.epoch([of("X", 0, None)], progress(1), &[], true);
+    scan.epoch((0..8).map(|at| of("Y", at, Some(10_000 + at))), progress(8), &[], true);
+    scan.epoch((0..8).map(|at| of("X", at, Some(10_000 + at))), progress(8), &[], true);
+    let out = scan.epoch([], None, &[strategy("cross", json)], true);
+    let symbols: Vec<&str> = out.rows.metrics.iter().map(|row| row.symbol.as_str()).collect();
+    assert_eq!(symbols, ["X", "X"]);
+}

@@ -178,7 +178,7 @@ impl Ticks {
     }
 
     /// Appends a quote; where it comes from is still to be said.
-    #[allow(clippy::too_many_arguments)]
+    #[allow(clippy::too_many_arguments, reason = "one a column")]
     pub(crate) fn add_quote(
         &mut self,
         code: u32,

@@ -181,6 +181,28 @@ fn the_wall_clock_waits_when_a_millisecond_is_full_and_never_goes_back() {
 }
 
 #[test]
+fn metrics_are_asked_for_once_in_a_while_at_edits_and_at_the_end() {
+    let mut cutter = cutter(Clock::Event, 0, 10);
+    cutter.config.metrics_every = SECOND;
+    let mut wants = |input: Option<Input>, wall_ms: i64| {
+        input.into_iter().for_each(|input| cutter.push(input, wall_ms * MILLI));
+        cutter.cut(wall_ms).map(|cut| cut.metrics)
+    };
+    assert_eq!(wants(Some(trades("p", 0, false, &[1])), 10_000), Some(true), "the first");
+    assert_eq!(wants(Some(trades("p", 1, false, &[2])), 10_999), Some(false));
+    assert_eq!(wants(None, 10_999), None);
+    assert_eq!(wants(None, 11_000), Some(true), "owed, though nothing else has happened");
+    assert_eq!(wants(None, 11_400), None, "nothing is owed");
+    assert_eq!(wants(Some(Input::Config(vec![ConfigUpdate::Stale(false)])), 11_500), Some(true), "an edit");
+    assert_eq!(wants(Some(trades("p", 2, false, &[3])), 11_600), Some(false));
+    assert_eq!(wants(Some(trades("p", 3, false, &[4])), 12_000), Some(true), "an edit puts nothing off");
+    assert_eq!(wants(Some(trades("p", 4, false, &[5])), 1_000), Some(true), "a clock set back holds nothing back");
+    assert_eq!(wants(Some(trades("p", 5, false, &[6])), 1_001), Some(false));
+    assert!(cutter.settle().is_some_and(|cut| cut.metrics) && cutter.settle().is_none());
+    assert!(cutter.finish(None).metrics);
+}
+
+#[test]
 fn the_wall_clock_cuts_empty_epochs_as_time_passes() {
     let mut cutter = cutter(Clock::Wall, 0, 10);
     assert_eq!(cutter.cut(5).unwrap().epoch, 5 * 4096);

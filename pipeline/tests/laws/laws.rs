@@ -157,6 +157,16 @@ proptest! {
     #![proptest_config(cases(4))]
 
     #[test]
+    fn epochs_in_flight_and_metrics_at_the_end_alone_give_the_same_state(plan in plans(200)) {
+        let (world, history) = (world(), plan.build(&Profile::FULL));
+        let one_by_one = run(&world, &history, How { cuts: Cuts::Every(1), ..How::PLAIN });
+        for workers in [1, 2] {
+            let how = How { cuts: Cuts::Every(1), workers, ahead: true, ..How::PLAIN };
+            same(&format!("ahead, {workers} workers"), &one_by_one, &run(&world, &history, how))?;
+        }
+    }
+
+    #[test]
     fn l6_full_speed_and_paced_are_the_same(plan in plans(160)) {
         let profile = Profile { edits: false, ..Profile::FULL };
         let (world, history) = (world(), plan.build(&profile));

@@ -59,7 +59,7 @@ pub(crate) type State = BTreeMap<Key, Output>;
 
 /// Every row that stands.
 pub(crate) fn state(world: &World, facts: &Facts) -> State {
-    let tape = Tape::read(facts);
+    let tape = Tape::read(facts, world.timeframes[0]);
     let settings = Settings::read(world, facts);
     let mut rows: Vec<Output> = Vec::new();
     let mut recommendations: BTreeMap<Symbol, Recommendation> = BTreeMap::new();
@@ -136,7 +136,7 @@ pub(crate) struct Counted {
 
 /// Counts `facts`, which must hold no repeated record (whether the repeat of a dead one is dead or a duplicate is open).
 pub(crate) fn count(facts: &Facts, base: Timeframe) -> Counted {
-    let tape = Tape::read(facts);
+    let tape = Tape::read(facts, base);
     let mut counted = Counted { accepted: 0, dead: 0, held: 0 };
     let sealed = facts.progress.sealed_through;
     for tick in &facts.ticks {
@@ -175,7 +175,7 @@ struct Tape {
 }
 
 impl Tape {
-    fn read(facts: &Facts) -> Tape {
+    fn read(facts: &Facts, base: Timeframe) -> Tape {
         let mut tape = Tape {
             entries: BTreeMap::new(),
             amends: BTreeMap::new(),
@@ -183,7 +183,15 @@ impl Tape {
             symbols: BTreeSet::new(),
         };
         for tick in &facts.ticks {
-            tape.symbols.insert(tick.symbol);
+            // A symbol is known by what is accepted: not by an amend of a bar that has not sealed, nor by an edit of nothing.
+            let accepted = match &tick.event {
+                Event::Trade { .. } | Event::Quote { .. } => true,
+                Event::Amend(_) => tick.event_time + base.nanos() <= facts.progress.sealed_through,
+                Event::Bust | Event::Correction { .. } => false,
+            };
+            if accepted {
+                tape.symbols.insert(tick.symbol);
+            }
             if let Event::Amend(amend) = &tick.event {
                 let standing = tape.amends.entry((tick.symbol, tick.event_time)).or_insert_with(|| (**amend).clone());
                 if **amend > *standing {

@@ -246,7 +246,7 @@ impl<'a> Run<'a> {
         let ahead = how.ahead.then(|| {
             let (out, closed) = mpsc::channel();
             let outputs = engine.outputs().clone();
-            std::thread::spawn(move || outputs.into_iter().try_for_each(|epoch| out.send(epoch)));
+            std::thread::spawn(move || outputs.into_iter().all(|epoch| out.send(epoch).is_ok()));
             closed
         });
         Run {

@@ -20,7 +20,7 @@ use marea_model::{
 use marea_operators::bars::{BarUpsert, Bars};
 use marea_operators::indicators::IndicatorSpec;
 use marea_operators::scan::{Scan, ScanConfig, ScanOutput};
-use marea_sources::{BATCH_ROWS, Input, Sender, Stop};
+use marea_sources::{BATCH_ROWS, Carries, Committed, Input, Lags, Sender, Stop, kafka};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -75,16 +75,7 @@ pub(crate) fn batch(
     upper: u64,
     at_end: bool,
 ) -> Input {
-    Input::Batch(Batch {
-        partition,
-        records: records.into_iter().collect(),
-        rejects: Vec::new(),
-        accounts: Vec::new(),
-        unknown_fields: 0,
-        upper,
-        at_end,
-        receive_time: 0,
-    })
+    Input::Batch(Batch { records: records.into_iter().collect(), upper, at_end, ..Batch::new(partition, 0) })
 }
 
 /// Snapshots of accounts, as a batch of a partition of their own.
@@ -92,16 +83,7 @@ pub(crate) fn accounts(partition: Partition, snapshots: Vec<AccountSnapshot>) ->
     let upper = snapshots.len() as u64;
     let cursor = |offset: usize| Cursor { partition, offset: offset as u64, row: 0 };
     let accounts = snapshots.into_iter().enumerate().map(|(i, s)| (cursor(i), s)).collect();
-    Input::Batch(Batch {
-        partition,
-        records: FromIterator::from_iter([]),
-        rejects: Vec::new(),
-        accounts,
-        unknown_fields: 0,
-        upper,
-        at_end: true,
-        receive_time: 0,
-    })
+    Input::Batch(Batch { accounts, upper, at_end: true, ..Batch::new(partition, 0) })
 }
 
 /// Decodes a record batch in memory into the batch of a source.
@@ -116,14 +98,11 @@ pub(crate) fn arrow_batch(
     let upper = first.offset + rows.num_rows() as u64;
     let records = std::mem::take(&mut decoded.records);
     let input = Input::Batch(Batch {
-        partition: first.partition,
         records,
         rejects: std::mem::take(&mut decoded.rejects),
-        accounts: Vec::new(),
-        unknown_fields: 0,
         upper,
         at_end,
-        receive_time: 0,
+        ..Batch::new(first.partition, 0)
     });
     decoded.clear();
     input
@@ -235,6 +214,20 @@ pub(crate) fn inputs() -> (Sender, Receiver<Input>) {
     bounded(BATCHES)
 }
 
+/// A source that reads a topic from its beginning to the end that it has now.
+pub(crate) fn kafka(setup: &Setup, brokers: &str, topic: &str) -> anyhow::Result<kafka::Kafka> {
+    let config = kafka::KafkaConfig {
+        brokers: brokers.to_owned(),
+        topic: topic.to_owned(),
+        accounts_topic: None,
+        group: "marea-bench".to_owned(),
+        security: kafka::Security::default(),
+        until_end: true,
+        accept_gap: false,
+    };
+    Ok(kafka::open(config, setup.decoder(), Vec::new(), Committed::default(), Lags::default())?)
+}
+
 /// Runs a graph over inputs that one thread makes and cuts, into `sink`. The time from the first input until the last
 /// epoch has gone through the sink; making the graph and taking it down are not in it.
 pub(crate) fn replay(
@@ -308,7 +301,7 @@ pub(crate) fn batches_of(
     ends: bool,
     record: impl Fn(usize) -> Record + Send,
 ) -> impl Iterator<Item = Input> + Send {
-    let start = std::iter::once(Input::Start { partition });
+    let start = std::iter::once(Input::Start { partition, carries: Carries::Ticks });
     start.chain((0..count).step_by(BATCH_ROWS).map(move |from| {
         let to = count.min(from + BATCH_ROWS);
         batch(partition, (from..to).map(&record), to as u64, ends && to == count)
@@ -387,7 +380,7 @@ fn each_change(changes: &[Change], mut see: impl FnMut(Seen<'_>)) {
 
 /// The first offset of a partition that was not in this epoch or before, if it moved.
 pub(crate) fn upper(closed: &ClosedEpoch, partition: Partition) -> Option<u64> {
-    closed.cursors.iter().find(|(p, _)| *p == partition).map(|(_, upper)| *upper)
+    closed.marks.iter().find(|mark| mark.partition == partition).map(|mark| mark.upper)
 }
 
 /// A thread that reads a graph's output, and hands on, with the time, what `look` makes of an epoch.

@@ -24,6 +24,7 @@ mod w1;
 mod w1_files;
 mod w2;
 mod w3;
+mod w5;
 mod workload;
 
 use clap::{Parser, ValueEnum};
@@ -46,6 +47,8 @@ enum Part {
     W2,
     /// A bust, a late tick, an amend, with 1,000 strategies live.
     W3,
+    /// Kafka → bars and indicators, beside librdkafka that only consumes and decodes. Starts a broker.
+    W5,
     /// Bytes a bar, a trade, a strategy; and whether they stay.
     Memory,
     /// One tick in, its effect out.
@@ -97,7 +100,8 @@ struct Options {
 
 impl Options {
     fn wants(&self, part: Part) -> bool {
-        self.parts.contains(&part) || self.parts.contains(&Part::All)
+        // A broker is not on every machine: only who asks for it gets it.
+        self.parts.contains(&part) || (self.parts.contains(&Part::All) && part != Part::W5)
     }
 }
 
@@ -111,11 +115,12 @@ fn main() -> anyhow::Result<()> {
         reference::run(&options, folder, &mut report)?;
     }
     type Run = fn(&Options, &mut Report) -> anyhow::Result<()>;
-    let parts: [(Part, Run); 7] = [
+    let parts: [(Part, Run); 8] = [
         (Part::W1, w1::run),
         (Part::W1Files, w1_files::run),
         (Part::W2, w2::run),
         (Part::W3, w3::run),
+        (Part::W5, w5::run),
         (Part::Latency, latency::run),
         (Part::Decode, decode::run),
         (Part::Memory, memory::run),

@@ -18,7 +18,7 @@ use marea_model::output::ClosedEpoch;
 use marea_model::time::SECOND;
 use marea_model::{Bar, Cursor, Event, Nanos, Partition, Price, Record, Size, Symbol, Tick, Timeframe};
 use marea_operators::indicators::IndicatorSpec;
-use marea_sources::{BATCH_ROWS, Input};
+use marea_sources::{BATCH_ROWS, Carries, Input};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -196,7 +196,7 @@ impl Data {
     fn batches_from<'a>(&'a self, setup: &Setup, rows: &'a [RecordBatch]) -> impl Iterator<Item = Input> + Send + 'a {
         let (decoder, mut decoded, mut offset) = (setup.decoder(), Decoded::default(), 0);
         let count: usize = rows.iter().map(RecordBatch::num_rows).sum();
-        let start = std::iter::once(Input::Start { partition: self.partition });
+        let start = std::iter::once(Input::Start { partition: self.partition, carries: Carries::Ticks });
         start.chain(rows.iter().map(move |rows| {
             let first = Cursor { partition: self.partition, offset, row: 0 };
             offset += rows.num_rows() as u64;

@@ -9,9 +9,16 @@
 --   timeframe    text: 1s, 1m, 5m, 1h
 --   epoch        now_ms · 4096 + n: the dataflow's time at which the row was last written
 --
+-- Names order by their bytes, as in the pipeline. A column …_at is NULL for rows that came into a compressed chunk of
+-- TimescaleDB before 2.25.2: the view computes it anew.
+--
+-- Where the server has TimescaleDB, `marea migrate` makes hypertables of bars, indicators and trades, beside this file;
+-- roles as well.
+--
 -- Every table is written by one committer, in the transaction that moves `pipeline.upper`.
 
--- Where the pipeline stands: one row. `upper` is the first epoch that is not in the store.
+-- Where the pipeline stands: one row. `upper` is the first epoch that is not in the store; `logic_version` says which
+-- computation wrote it.
 CREATE TABLE pipeline (
     id              INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
     upper           BIGINT  NOT NULL,
@@ -23,21 +30,77 @@ CREATE TABLE pipeline (
     dead            BIGINT  NOT NULL,
     held            BIGINT  NOT NULL,
     unknown_fields  BIGINT  NOT NULL,
+    price_jumps     BIGINT  NOT NULL,
     sealed_through  BIGINT  NOT NULL,
-    closed_through  BIGINT  NOT NULL
+    closed_through  BIGINT  NOT NULL,
+    logic_version   BIGINT  NOT NULL
 );
 -- The least BIGINT: nothing is sealed, nothing is closed.
-INSERT INTO pipeline VALUES (1, 0, 0, 0, 0, 0, 0, 0, 0, 0, -9223372036854775808, -9223372036854775808);
+INSERT INTO pipeline VALUES (1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, -9223372036854775808, -9223372036854775808, 0);
 
--- The first offset not yet read of each partition.
-CREATE TABLE cursors (
-    source_partition  TEXT   NOT NULL PRIMARY KEY,
-    upper             BIGINT NOT NULL
+-- Where each partition of a source stands. `upper`: the first offset not yet taken; `low`: every record whose bar may still
+-- change stands there or after it; `greatest`: the greatest event time of its ticks; then how one record before `upper`
+-- reads, so that a log which has another one in its place is recognised.
+CREATE TABLE partitions (
+    source_partition          TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+    low                       BIGINT NOT NULL,
+    upper                     BIGINT NOT NULL,
+    greatest                  BIGINT,
+    fingerprint_offset        BIGINT,
+    fingerprint_timestamp_ms  BIGINT,
+    fingerprint_hash          BIGINT
+);
+
+-- Messages of sources that cannot be asked for them again, from their partition's `low` on. Acknowledged to the broker
+-- only when they are here.
+CREATE TABLE raw_messages (
+    source_partition  TEXT COLLATE "C" NOT NULL,
+    source_offset     BIGINT NOT NULL,
+    content_type      TEXT,
+    receive_time      BIGINT NOT NULL,
+    body              BYTEA  NOT NULL,
+    PRIMARY KEY (source_partition, source_offset)
+);
+
+-- Every symbol that was ever met, and its latest quote, if it has one: the greatest (event_time, seq). bid, ask: in units
+-- of 10^-scale of the instrument.
+CREATE TABLE quotes (
+    symbol      TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+    event_time  BIGINT,
+    seq         BIGINT,
+    bid         BIGINT,
+    ask         BIGINT,
+    epoch       BIGINT NOT NULL
+);
+
+-- The last snapshot of each account: the greatest (event_time, seq); as it came in `payload`, the rest is for people.
+-- `peak`: the greatest equity of all its snapshots.
+CREATE TABLE accounts (
+    account     TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+    event_time  BIGINT  NOT NULL,
+    seq         BIGINT  NOT NULL,
+    equity      NUMERIC NOT NULL,
+    balance     NUMERIC NOT NULL,
+    currency    TEXT    NOT NULL,
+    positions   BIGINT  NOT NULL,
+    peak        NUMERIC NOT NULL,
+    payload     TEXT    NOT NULL,
+    epoch       BIGINT  NOT NULL
+);
+
+-- Every amend of a base bar, also before its bar seals. `payload`: the whole record as JSON, prices as in `bars`.
+CREATE TABLE amends (
+    symbol     TEXT COLLATE "C" NOT NULL,
+    open_time  BIGINT NOT NULL,
+    rev        BIGINT NOT NULL,
+    payload    TEXT   NOT NULL,
+    epoch      BIGINT NOT NULL,
+    PRIMARY KEY (symbol, open_time, rev, payload)
 );
 
 CREATE TABLE bars (
-    symbol       TEXT    NOT NULL,
-    timeframe    TEXT    NOT NULL,
+    symbol       TEXT COLLATE "C" NOT NULL,
+    timeframe    TEXT COLLATE "C" NOT NULL,
     open_time    BIGINT  NOT NULL,
     price_scale  INTEGER NOT NULL,
     open         BIGINT  NOT NULL,
@@ -54,10 +117,10 @@ CREATE TABLE bars (
 );
 
 CREATE TABLE indicators (
-    symbol     TEXT   NOT NULL,
-    timeframe  TEXT   NOT NULL,
+    symbol     TEXT COLLATE "C" NOT NULL,
+    timeframe  TEXT COLLATE "C" NOT NULL,
     open_time  BIGINT NOT NULL,
-    name       TEXT   NOT NULL,
+    name       TEXT COLLATE "C" NOT NULL,
     value      DOUBLE PRECISION NOT NULL,
     epoch      BIGINT NOT NULL,
     open_at    TIMESTAMPTZ GENERATED ALWAYS AS (to_timestamp(open_time / 1e9)) STORED,
@@ -66,9 +129,9 @@ CREATE TABLE indicators (
 
 -- Closed trades of backtests. side: 1 long, -1 short.
 CREATE TABLE trades (
-    strategy     TEXT    NOT NULL,
-    symbol       TEXT    NOT NULL,
-    timeframe    TEXT    NOT NULL,
+    strategy     TEXT COLLATE "C" NOT NULL,
+    symbol       TEXT COLLATE "C" NOT NULL,
+    timeframe    TEXT COLLATE "C" NOT NULL,
     entry_time   BIGINT  NOT NULL,
     side         INTEGER NOT NULL,
     entry_price  DOUBLE PRECISION NOT NULL,
@@ -84,11 +147,14 @@ CREATE TABLE trades (
     PRIMARY KEY (strategy, symbol, timeframe, entry_time, side)
 );
 
+-- What left since when: a restart compares only that.
+CREATE INDEX trades_by_exit ON trades (exit_time);
+
 -- One wide row per strategy × symbol × timeframe × span (`all`, `30d`). `window` is a reserved word.
 CREATE TABLE backtest_metrics (
-    strategy             TEXT   NOT NULL,
-    symbol               TEXT   NOT NULL,
-    timeframe            TEXT   NOT NULL,
+    strategy             TEXT COLLATE "C" NOT NULL,
+    symbol               TEXT COLLATE "C" NOT NULL,
+    timeframe            TEXT COLLATE "C" NOT NULL,
     span                 TEXT   NOT NULL,
     as_of                BIGINT NOT NULL,
     bars                 BIGINT NOT NULL,
@@ -119,8 +185,8 @@ CREATE TABLE backtest_metrics (
 -- The current recommendations. `payload` is the whole row as JSON, votes and explanation included, byte for byte the
 -- last one of the audit.
 CREATE TABLE recommendations (
-    symbol          TEXT    NOT NULL PRIMARY KEY,
-    timeframe       TEXT    NOT NULL,
+    symbol          TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+    timeframe       TEXT COLLATE "C" NOT NULL,
     bar_open_time   BIGINT  NOT NULL,
     bar_close_time  BIGINT  NOT NULL,
     action          TEXT    NOT NULL,
@@ -145,8 +211,8 @@ CREATE TABLE recommendations (
 
 -- The current verdicts. `reasons` are codes joined by a space, in order; a reader past `valid_until` must block.
 CREATE TABLE verdicts (
-    account              TEXT    NOT NULL,
-    symbol               TEXT    NOT NULL,
+    account              TEXT COLLATE "C" NOT NULL,
+    symbol               TEXT COLLATE "C" NOT NULL,
     intent               TEXT    NOT NULL,
     side                 INTEGER NOT NULL,
     allow                BOOLEAN NOT NULL,
@@ -174,8 +240,8 @@ CREATE TABLE audit (
     epoch       BIGINT  NOT NULL,
     generation  BIGINT  NOT NULL,
     kind        TEXT    NOT NULL CHECK (kind IN ('recommendation', 'verdict')),
-    account     TEXT,
-    symbol      TEXT    NOT NULL,
+    account     TEXT COLLATE "C",
+    symbol      TEXT COLLATE "C" NOT NULL,
     payload     TEXT,
     CHECK ((kind = 'verdict') = (account IS NOT NULL))
 );
@@ -183,7 +249,7 @@ CREATE INDEX audit_of_a_key ON audit (symbol, account, seq);
 
 -- What could not be counted, as it came. Each (place, reason) stands once.
 CREATE TABLE dead_letters (
-    source_partition  TEXT   NOT NULL,
+    source_partition  TEXT COLLATE "C" NOT NULL,
     source_offset     BIGINT NOT NULL,
     source_row        BIGINT NOT NULL,
     reason            TEXT   NOT NULL,
@@ -205,3 +271,70 @@ CREATE TABLE config_events (
     revision  BIGINT,
     PRIMARY KEY (epoch, position)
 );
+
+-- Bars for people. Prices are exact; vwap is NULL without volume. No continuous aggregates stand behind it: one would be
+-- wrong from a correction of a bar to its next refresh, and every timeframe is in `bars` already.
+CREATE VIEW market_data AS
+SELECT
+    symbol,
+    timeframe,
+    to_timestamp(open_time / 1e9)                                             AS timestamp_utc,
+    trim_scale(open  / power(10::numeric, price_scale))                       AS open,
+    trim_scale(high  / power(10::numeric, price_scale))                       AS high,
+    trim_scale(low   / power(10::numeric, price_scale))                       AS low,
+    trim_scale(close / power(10::numeric, price_scale))                       AS close,
+    trim_scale(volume / 1e8)                                                  AS volume,
+    turnover / nullif(volume, 0) / power(10::numeric, price_scale)            AS vwap,
+    count,
+    closed
+FROM bars;
+
+COMMENT ON TABLE pipeline IS 'Where the pipeline stands: one row, moved in the transaction of every commit';
+COMMENT ON COLUMN pipeline.upper IS 'The first epoch that is not in the store';
+COMMENT ON COLUMN pipeline.generation IS 'Rises by one each time that a process takes the store over';
+COMMENT ON COLUMN pipeline.last_seq IS 'The last seq of the audit';
+COMMENT ON COLUMN pipeline.held IS 'Busts, corrections and amends that wait; records_in = accepted + duplicate + dead + held';
+COMMENT ON COLUMN pipeline.price_jumps IS 'Accepted prices far from the one before them';
+COMMENT ON COLUMN pipeline.sealed_through IS 'Nanoseconds since 1970: earlier records are late, bars that close by then final';
+COMMENT ON COLUMN pipeline.closed_through IS 'Nanoseconds since 1970: bars that close by then are closed';
+COMMENT ON COLUMN pipeline.logic_version IS 'Which computation wrote the store; 0 before the first run';
+COMMENT ON TABLE partitions IS 'Where each partition of a source stands';
+COMMENT ON COLUMN partitions.low IS 'Every record whose bar may still change stands at this offset or after it';
+COMMENT ON COLUMN partitions.upper IS 'The first offset not yet taken';
+COMMENT ON COLUMN partitions.greatest IS 'The greatest event time of its ticks, nanoseconds since 1970';
+COMMENT ON TABLE raw_messages IS 'Messages of sources that cannot be asked for them again';
+COMMENT ON TABLE quotes IS 'Every symbol that was ever met, and its latest quote';
+COMMENT ON COLUMN quotes.bid IS 'In units of 10^-scale of the instrument';
+COMMENT ON COLUMN quotes.ask IS 'In units of 10^-scale of the instrument';
+COMMENT ON TABLE accounts IS 'The last snapshot of each account';
+COMMENT ON COLUMN accounts.peak IS 'The greatest equity of all its snapshots';
+COMMENT ON COLUMN accounts.payload IS 'The snapshot as JSON';
+COMMENT ON TABLE amends IS 'Every amend of a base bar';
+COMMENT ON TABLE bars IS 'Bars of every timeframe, [open_time, open_time + timeframe)';
+COMMENT ON COLUMN bars.open_time IS 'Nanoseconds since 1970';
+COMMENT ON COLUMN bars.price_scale IS 'Prices are in units of 10^-price_scale';
+COMMENT ON COLUMN bars.volume IS 'Sum of sizes, in 1e-8';
+COMMENT ON COLUMN bars.turnover IS 'Sum of price times size, in 10^-(price_scale + 8)';
+COMMENT ON COLUMN bars.count IS 'Trades, or quotes';
+COMMENT ON COLUMN bars.closed IS 'Whether its time is over';
+COMMENT ON COLUMN bars.epoch IS 'When it was last written: now_ms · 4096 + n';
+COMMENT ON TABLE indicators IS 'Values of indicators at closed bars; an undefined value has no row';
+COMMENT ON COLUMN indicators.open_time IS 'Of the bar, nanoseconds since 1970';
+COMMENT ON TABLE trades IS 'Closed trades of backtests';
+COMMENT ON COLUMN trades.side IS '1 long, -1 short';
+COMMENT ON COLUMN trades.pnl IS 'Net of fees, in money';
+COMMENT ON TABLE backtest_metrics IS 'Metrics of each strategy, symbol and timeframe, over all history and 30 days';
+COMMENT ON COLUMN backtest_metrics.span IS 'all or 30d';
+COMMENT ON COLUMN backtest_metrics.max_drawdown IS 'A fraction, positive is loss';
+COMMENT ON TABLE recommendations IS 'The current recommendation of each symbol';
+COMMENT ON COLUMN recommendations.payload IS 'The whole row as JSON, byte for byte the last one of the audit';
+COMMENT ON TABLE verdicts IS 'The current verdict of each account and symbol';
+COMMENT ON COLUMN verdicts.reasons IS 'Codes joined by a space, in order; empty if allowed';
+COMMENT ON COLUMN verdicts.lots IS 'In 1e-8';
+COMMENT ON COLUMN verdicts.valid_until IS 'Nanoseconds since 1970: a reader past it must block';
+COMMENT ON TABLE audit IS 'Every recommendation and verdict there ever was, in order of seq, which is dense';
+COMMENT ON COLUMN audit.payload IS 'The row from then on as JSON; NULL: none stands any more';
+COMMENT ON TABLE dead_letters IS 'What could not be counted, as it came';
+COMMENT ON COLUMN dead_letters.original IS 'Its bytes';
+COMMENT ON TABLE config_events IS 'Every change of the live configuration, in order of epoch and position';
+COMMENT ON VIEW market_data IS 'Bars for people: times as timestamps, prices and volumes as numbers';

@@ -11,7 +11,8 @@
 --
 -- Every table is written by one committer, in the transaction that moves `pipeline.upper`.
 
--- Where the pipeline stands: one row. `upper` is the first epoch that is not in the store.
+-- Where the pipeline stands: one row. `upper` is the first epoch that is not in the store; `logic_version` says which
+-- computation wrote it.
 CREATE TABLE pipeline (
     id              INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
     upper           BIGINT  NOT NULL,
@@ -23,16 +24,72 @@ CREATE TABLE pipeline (
     dead            BIGINT  NOT NULL,
     held            BIGINT  NOT NULL,
     unknown_fields  BIGINT  NOT NULL,
+    price_jumps     BIGINT  NOT NULL,
     sealed_through  BIGINT  NOT NULL,
-    closed_through  BIGINT  NOT NULL
+    closed_through  BIGINT  NOT NULL,
+    logic_version   BIGINT  NOT NULL
 );
 -- The least BIGINT: nothing is sealed, nothing is closed.
-INSERT INTO pipeline VALUES (1, 0, 0, 0, 0, 0, 0, 0, 0, 0, -9223372036854775808, -9223372036854775808);
+INSERT INTO pipeline VALUES (1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, -9223372036854775808, -9223372036854775808, 0);
 
--- The first offset not yet read of each partition.
-CREATE TABLE cursors (
-    source_partition  TEXT   NOT NULL PRIMARY KEY,
-    upper             BIGINT NOT NULL
+-- Where each partition of a source stands. `upper`: the first offset not yet taken; `low`: every record whose bar may still
+-- change stands there or after it; `greatest`: the greatest event time of its ticks; then how one record before `upper`
+-- reads, so that a log which has another one in its place is recognised.
+CREATE TABLE partitions (
+    source_partition          TEXT   NOT NULL PRIMARY KEY,
+    low                       BIGINT NOT NULL,
+    upper                     BIGINT NOT NULL,
+    greatest                  BIGINT,
+    fingerprint_offset        BIGINT,
+    fingerprint_timestamp_ms  BIGINT,
+    fingerprint_hash          BIGINT
+) WITHOUT ROWID;
+
+-- Messages of sources that cannot be asked for them again, from their partition's `low` on. Acknowledged to the broker
+-- only when they are here.
+CREATE TABLE raw_messages (
+    source_partition  TEXT   NOT NULL,
+    source_offset     BIGINT NOT NULL,
+    content_type      TEXT,
+    receive_time      BIGINT NOT NULL,
+    body              BLOB   NOT NULL,
+    PRIMARY KEY (source_partition, source_offset)
+);
+
+-- Every symbol that was ever met, and its latest quote, if it has one: the greatest (event_time, seq). bid, ask: in units
+-- of 10^-scale of the instrument.
+CREATE TABLE quotes (
+    symbol      TEXT   NOT NULL PRIMARY KEY,
+    event_time  BIGINT,
+    seq         BIGINT,
+    bid         BIGINT,
+    ask         BIGINT,
+    epoch       BIGINT NOT NULL
+) WITHOUT ROWID;
+
+-- The last snapshot of each account: the greatest (event_time, seq); as it came in `payload`, the rest is for people.
+-- `peak`: the greatest equity of all its snapshots.
+CREATE TABLE accounts (
+    account     TEXT    NOT NULL PRIMARY KEY,
+    event_time  BIGINT  NOT NULL,
+    seq         BIGINT  NOT NULL,
+    equity      TEXT    NOT NULL,
+    balance     TEXT    NOT NULL,
+    currency    TEXT    NOT NULL,
+    positions   BIGINT  NOT NULL,
+    peak        TEXT    NOT NULL,
+    payload     TEXT    NOT NULL,
+    epoch       BIGINT  NOT NULL
+) WITHOUT ROWID;
+
+-- Every amend of a base bar, also before its bar seals. `payload`: the whole record as JSON, prices as in `bars`.
+CREATE TABLE amends (
+    symbol     TEXT   NOT NULL,
+    open_time  BIGINT NOT NULL,
+    rev        BIGINT NOT NULL,
+    payload    TEXT   NOT NULL,
+    epoch      BIGINT NOT NULL,
+    PRIMARY KEY (symbol, open_time, rev, payload)
 ) WITHOUT ROWID;
 
 CREATE TABLE bars (
@@ -83,6 +140,9 @@ CREATE TABLE trades (
     exit_at      TEXT GENERATED ALWAYS AS (strftime('%Y-%m-%dT%H:%M:%fZ', exit_time / 1000000000.0, 'unixepoch')) VIRTUAL,
     PRIMARY KEY (strategy, symbol, timeframe, entry_time, side)
 ) WITHOUT ROWID;
+
+-- What left since when: a restart compares only that.
+CREATE INDEX trades_by_exit ON trades (exit_time);
 
 -- One wide row per strategy × symbol × timeframe × span (`all`, `30d`). `window` is a reserved word.
 CREATE TABLE backtest_metrics (

@@ -55,7 +55,7 @@
 //! # });
 //! ```
 
-use marea_model::{AccountSnapshot, ConfigUpdate, Epoch, Progress, TickSlice};
+use marea_model::{AccountSnapshot, ConfigUpdate, Epoch, Progress, Sealed, TickSlice};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -88,12 +88,22 @@ pub struct Feed {
     pub accounts: Vec<AccountSnapshot>,
     /// Whether metrics are wanted at its end.
     pub metrics: bool,
+    /// What has sealed before the first epoch of this process, where it goes on where another was killed. The ticks of
+    /// this epoch have been judged before: they are counted nowhere, and none of them is refused once more.
+    pub sealed: Option<Arc<Sealed>>,
 }
 
 impl Feed {
     /// Time has passed, and nothing else.
     pub fn at(progress: Progress) -> Arc<Feed> {
-        Arc::new(Feed { progress, ticks: Vec::new(), config: Vec::new(), accounts: Vec::new(), metrics: true })
+        Arc::new(Feed {
+            progress,
+            ticks: Vec::new(),
+            config: Vec::new(),
+            accounts: Vec::new(),
+            metrics: true,
+            sealed: None,
+        })
     }
 }
 

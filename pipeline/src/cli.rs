@@ -1,6 +1,7 @@
 //! The command line: what can be asked, and which configuration keys a flag stands for.
 
 use crate::config::{Flag, duration};
+use crate::live_cli;
 use clap::builder::{Styles, styling::AnsiColor};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -43,6 +44,16 @@ pub enum Command {
     Replay(Replay),
     /// The configured pipeline, until it is stopped
     Run(Run),
+    /// Files into a topic, a stream or a queue
+    Publish(Publish),
+    /// What accounts may do: policies in etcd
+    Policy(live_cli::Policy),
+    /// When nobody may trade: no-trade windows in etcd
+    Window(live_cli::Window),
+    /// The kill switch in etcd
+    Kill(live_cli::Kill),
+    /// Bring the store's tables up to date, and say what was done
+    Migrate,
     /// Check the configuration, and print every value and where it came from
     Check(Check),
     /// Why a recommendation is what it is, and what an account may do about it
@@ -127,9 +138,65 @@ pub struct Run {
     /// Worker threads
     #[arg(long, value_name = "N")]
     pub workers: Option<String>,
-    /// Where now ends once every source is finished, RFC 3339 [default: the greatest close of any bar]
+    /// Read what there is now, then move now on to this time, RFC 3339, and end
     #[arg(long, value_name = "TIME", value_parser = parse_rfc3339)]
     pub until: Option<Nanos>,
+    /// With --until: write the final state as CSV into this folder
+    #[arg(long, value_name = "DIR", requires = "until")]
+    pub dump: Option<PathBuf>,
+    /// What now follows: wall, or event (the greatest event time read)
+    #[arg(long, value_name = "CLOCK")]
+    pub clock: Option<String>,
+    /// Go on where a broker no longer has what is needed
+    #[arg(long)]
+    pub accept_gap: bool,
+}
+
+/// `marea publish`
+#[derive(Clone, Debug, Args)]
+pub struct Publish {
+    /// Parquet, CSV or Arrow files, merged by event time
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<String>,
+    /// Where to; its address is the configuration's
+    #[arg(long, value_name = "BROKER")]
+    pub to: Broker,
+    /// What a message is: json (one tick) or arrow (many)
+    #[arg(long = "as", value_name = "CODEC", default_value = "json")]
+    pub codec: MessageCodec,
+    /// Partitions of the topic, if it has to be made
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub partitions: u16,
+    /// Account snapshots, one JSON object a line, for the accounts' topic or queue
+    #[arg(long, value_name = "FILE")]
+    pub accounts: Option<String>,
+    /// full, or a multiple of real time such as 60x
+    #[arg(long, value_name = "SPEED")]
+    pub speed: Option<String>,
+    /// What CSV files are: marea, binance_trades, binance_agg_trades, truefx [default: look at the first line]
+    #[arg(long, value_name = "FORMAT")]
+    pub csv_format: Option<String>,
+    /// Instruments, for the scales of prices
+    #[arg(long, value_name = "FILE")]
+    pub live: Option<String>,
+}
+
+/// A broker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Broker {
+    /// The topic `kafka.topic`
+    Kafka,
+    /// The stream or queue `rabbitmq.name`
+    Rabbitmq,
+}
+
+/// What a message is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum MessageCodec {
+    /// One tick a message
+    Json,
+    /// A record batch a message
+    Arrow,
 }
 
 /// `marea check`
@@ -241,6 +308,17 @@ impl Command {
                 flags.flag("live", "file", &run.live, "--live");
                 flags.flag("store", "path", &run.store, "--store");
                 flags.flag("pipeline", "workers", &run.workers, "--workers");
+                flags.flag("pipeline", "clock", &run.clock, "--clock");
+                if run.accept_gap {
+                    flags.set("source", "accept_gap", &["true".to_owned()], "--accept-gap");
+                }
+            }
+            Command::Publish(publish) => {
+                flags.replay(&publish.files, "marea publish");
+                flags.flag("source", "accounts", &publish.accounts, "--accounts");
+                flags.flag("source", "csv_format", &publish.csv_format, "--csv-format");
+                flags.flag("source", "speed", &publish.speed, "--speed");
+                flags.flag("live", "file", &publish.live, "--live");
             }
             Command::Check(check) => flags.flag("live", "file", &check.live, "--live"),
             Command::Explain(explain) if !explain.files.is_empty() => {
@@ -249,6 +327,7 @@ impl Command {
                 flags.flag("live", "file", &explain.live, "--live");
             }
             Command::Explain(_) | Command::Completions { .. } => {}
+            Command::Policy(_) | Command::Window(_) | Command::Kill(_) | Command::Migrate => {}
         }
         flags.0
     }

@@ -5,7 +5,8 @@ use crate::committer::Outcome;
 use crate::config::{self, Config, Loaded, Origin, SourceKind, Sources};
 use crate::explain::{BARS, BarLine, Case, Desk, Facts, Track, explain};
 use crate::http;
-use crate::run::{Failure, Listen, Live, Plan, Running, check_store, market, read_updates, start};
+use crate::live_cli;
+use crate::run::{Failure, Listen, Live, Plan, Running, Watch, check_store, market, read_updates, start};
 use crate::status::{LogWriter, StatusLine, progress_bar, thousands};
 use clap::CommandFactory;
 use marea_model::live::{Problem, encode_segment};
@@ -13,7 +14,8 @@ use marea_model::output::{Key, MetricsWindow, Totals};
 use marea_model::time::{SECOND, format_rfc3339, now_ns, parse_rfc3339};
 use marea_model::{AccountId, Nanos, Output, Recommendation, StrategyId, Symbol, Timeframe};
 use marea_sinks::State;
-use marea_sinks::store::Reader;
+use marea_sinks::store::{Reader, StoreTarget};
+use marea_sources::Stop;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -22,12 +24,16 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
+use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 /// How much of the synthetic market has happened before it is opened.
 const HISTORY: Nanos = 6 * 3600 * SECOND;
 /// How often somebody looks whether it is over, and how it goes.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// How long etcd may take to answer where it is only to be checked.
+const CHECK_FOR: Duration = Duration::from_secs(5);
 
 /// Does what was asked.
 pub fn run(cli: Cli) -> Result<(), Failure> {
@@ -54,6 +60,11 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Demo(args) => demo(loaded, &args, json),
         Command::Replay(args) => replay(loaded, &args, json),
         Command::Run(args) => run_configured(loaded, &args, json),
+        Command::Publish(args) => crate::publish::publish(&loaded, &args, json),
+        Command::Policy(args) => live_cli::policy(&loaded.config, &args, json),
+        Command::Window(args) => live_cli::window(&loaded.config, &args, json),
+        Command::Kill(args) => live_cli::kill(&loaded.config, &args, json),
+        Command::Migrate => migrate(&loaded.config, json),
         Command::Check(args) => check(&loaded, &args, json),
         Command::Explain(args) => explain_symbol(loaded, &args, json),
         Command::Completions { .. } => Ok(()),
@@ -61,13 +72,13 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
 }
 
 /// Writes to standard output. Nobody reading it is no reason to fail.
-fn say(text: impl AsRef<str>) {
+pub(crate) fn say(text: impl AsRef<str>) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_ref().as_bytes());
     let _ = out.flush();
 }
 
-fn say_json(value: &impl Serialize) {
+pub(crate) fn say_json(value: &impl Serialize) {
     say(serde_json::to_string_pretty(value).unwrap_or_default() + "\n");
 }
 
@@ -84,7 +95,7 @@ fn start_log(config: &Config) -> Result<(), Failure> {
     };
     let ansi = config.log.file.is_none() && std::io::stderr().is_terminal();
     let log = tracing_subscriber::fmt()
-        .with_max_level(config.log.level)
+        .with_env_filter(EnvFilter::new(format!("{},lapin=off", config.log.level)))
         .with_target(false)
         .with_ansi(ansi)
         .with_writer(writer);
@@ -113,7 +124,8 @@ fn demo(loaded: Loaded, args: &Demo, json: bool) -> Result<(), Failure> {
         config: config.clone(),
         live: Live::of(&live_file, true),
         market: market(config, HISTORY),
-        store: Some(store.clone()),
+        store: Some(StoreTarget::Sqlite(store.clone())),
+        resume: true,
         listen: Some(listen),
         until: None,
         end_when_finished: false,
@@ -131,7 +143,7 @@ fn demo(loaded: Loaded, args: &Demo, json: bool) -> Result<(), Failure> {
             store.display()
         ));
     }
-    let outcome = watch(running, args.duration, json)?;
+    let (outcome, _) = watch(running, args.duration, json)?;
     if json {
         say_json(&outcome.totals);
     } else {
@@ -142,23 +154,49 @@ fn demo(loaded: Loaded, args: &Demo, json: bool) -> Result<(), Failure> {
 
 fn run_configured(loaded: Loaded, args: &Run, json: bool) -> Result<(), Failure> {
     let config = &loaded.config;
+    if let Some(folder) = &args.dump {
+        make_dump_folder(folder)?;
+    }
     let listen = Listen { address: config.listen, or_next: false, origin: loaded.origin("feed.listen").to_string() };
     let running = start(Plan {
         config: config.clone(),
-        live: Live::configured(config, true),
+        live: Live::configured(config, true, &Stop::new()),
         market: market(config, HISTORY),
-        store: Some(config.store_path.clone()),
+        store: Some(config.store.clone()),
+        resume: true,
         listen: Some(listen),
         until: args.until,
         end_when_finished: args.until.is_some(),
-        keep_state: false,
+        keep_state: args.dump.is_some(),
     })?;
-    tracing::info!(page = %page(&running), store = %config.store_path.display(), "running");
-    let outcome = watch(running, None, json)?;
+    tracing::info!(page = %page(&running), store = %config.store, "running");
+    let (outcome, complete) = watch(running, None, json)?;
+    if let Some(folder) = &args.dump {
+        if !complete {
+            return Err(Failure::failed("stopped before the end of the input: nothing is dumped"));
+        }
+        outcome.state.write_csv(folder).map_err(Failure::failed)?;
+    }
     if json {
         say_json(&outcome.totals);
     } else {
         say(totals_line(&outcome.totals) + "\n");
+    }
+    Ok(())
+}
+
+fn make_dump_folder(folder: &Path) -> Result<(), Failure> {
+    let made = std::fs::create_dir_all(folder);
+    made.map_err(|e| Failure::refused(format!("--dump: {:?} cannot be made: {e}", folder.display().to_string())))
+}
+
+fn migrate(config: &Config, json: bool) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::failed)?;
+    let done = runtime.block_on(marea_sinks::store::migrate(&config.store)).map_err(Failure::failed)?;
+    if json {
+        say_json(&json!({ "store": config.store.to_string(), "done": done }));
+    } else {
+        say(format!("store {}\n", config.store) + &done.iter().map(|line| format!("  {line}\n")).collect::<String>());
     }
     Ok(())
 }
@@ -168,8 +206,8 @@ fn page(running: &Running) -> String {
     running.address.map_or(String::new(), |address| format!("http://{address}/"))
 }
 
-/// Shows how it goes until it is over, or until its time is up.
-fn watch(running: Running, duration: Option<Duration>, json: bool) -> Result<Outcome, Failure> {
+/// Shows how it goes until it is over, or until its time is up; and whether the input was read to its end.
+fn watch(running: Running, duration: Option<Duration>, json: bool) -> Result<(Outcome, bool), Failure> {
     let started = Instant::now();
     let mut line = StatusLine::new(json);
     while !running.is_over() {
@@ -183,7 +221,8 @@ fn watch(running: Running, duration: Option<Duration>, json: bool) -> Result<Out
         std::thread::sleep(LOOK);
     }
     line.clear();
-    running.finish()
+    let complete = !running.shutdown.is_stopped();
+    Ok((running.finish()?, complete))
 }
 
 fn totals_line(t: &Totals) -> String {
@@ -200,15 +239,15 @@ fn totals_line(t: &Totals) -> String {
 fn replay(loaded: Loaded, args: &Replay, json: bool) -> Result<(), Failure> {
     let config = &loaded.config;
     if let Some(folder) = &args.dump {
-        let made = std::fs::create_dir_all(folder);
-        made.map_err(|e| Failure::refused(format!("--dump: {:?} cannot be made: {e}", folder.display().to_string())))?;
+        make_dump_folder(folder)?;
     }
     let started = Instant::now();
     let running = start(Plan {
         config: config.clone(),
-        live: Live::configured(config, false),
+        live: Live::configured(config, false, &Stop::new()),
         market: market(config, 0),
-        store: args.store.is_some().then(|| config.store_path.clone()),
+        store: args.store.is_some().then(|| config.store.clone()),
+        resume: false,
         listen: None,
         until: args.until,
         end_when_finished: true,
@@ -383,13 +422,16 @@ fn check(loaded: &Loaded, _args: &Check, json: bool) -> Result<(), Failure> {
         Failure::Refused(lines) => errors.extend(lines),
         Failure::Failed(line) => errors.push(line),
     };
-    let live = Live::configured(config, false).map_err(&mut list).ok();
-    // `marea run` makes a store that is not there.
-    if config.store_path.exists() {
-        let _ = check_store(&config.store_path).map_err(&mut list);
-    }
+    // Another process may be needed for it: that one is asked for a moment only.
+    let stop = Stop::new();
+    std::thread::spawn({
+        let stop = stop.clone();
+        move || stop.sleep(CHECK_FOR).then(|| stop.stop())
+    });
+    let live = Live::configured(config, false, &stop).map_err(&mut list).ok();
+    let _ = check_store(&config.store, true).map_err(&mut list);
     let broken = live.is_none();
-    let read = live.unwrap_or_else(|| Live { tree: BTreeMap::new(), watch: None }).read(config);
+    let read = live.unwrap_or_else(|| Live { tree: BTreeMap::new(), revision: 1, watch: Watch::Nothing }).read(config);
     let problems: Vec<Problem> = if broken { Vec::new() } else { read.problems() };
     errors.extend(problems.iter().map(ToString::to_string));
     if config.source.kind == SourceKind::File {
@@ -473,9 +515,10 @@ fn case_of_files(loaded: &Loaded, args: &Explain, symbol: Symbol, account: Optio
     let config = &loaded.config;
     let running = start(Plan {
         config: config.clone(),
-        live: Live::configured(config, false),
+        live: Live::configured(config, false, &Stop::new()),
         market: market(config, 0),
         store: None,
+        resume: false,
         listen: None,
         until: args.until,
         end_when_finished: true,

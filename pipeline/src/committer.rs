@@ -17,7 +17,7 @@ use marea_model::cursor::Reason;
 use marea_model::output::{ClosedEpoch, Totals};
 use marea_model::time::{MILLI, now_ms};
 use marea_model::{ConfigUpdate, Epoch, Nanos};
-use marea_sinks::store::Ledger;
+use marea_sinks::store::{Ledger, Standing};
 use marea_sinks::{Committed, Feed, Metrics, State, Store, StoreError};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -33,15 +33,26 @@ const MAX_CHANGES: usize = 50_000;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// How often a wait looks whether there is a deadline by now.
 const STEP: Duration = Duration::from_millis(500);
+/// How many differences after a restart are named.
+const SHOWN: usize = 20;
 /// How often a wait is mentioned again.
 const REMIND: Duration = Duration::from_secs(10);
 
 /// Where epochs are committed to.
 pub enum Target {
-    /// A SQLite file.
-    Sqlite(Box<Store>),
+    /// A SQLite file or PostgreSQL.
+    Store(Box<Store>),
     /// Nowhere: counted and numbered like in a store.
     Memory(Box<Ledger>),
+}
+
+impl Target {
+    fn standing(&self) -> &Standing {
+        match self {
+            Target::Store(store) => store.standing(),
+            Target::Memory(ledger) => ledger.standing(),
+        }
+    }
 }
 
 /// What the committer must know about an epoch beside its results. Sent before the epoch is submitted.
@@ -69,6 +80,10 @@ pub struct Committer {
     pub keep_state: bool,
     /// What came with the epochs.
     pub notes: Receiver<Note>,
+    /// To tell sources what they may acknowledge.
+    pub acknowledge: marea_sources::Committed,
+    /// Whether the first epoch is what stands in the store, computed once more.
+    pub restored: bool,
     /// Past this moment, once there is one, a store that cannot be written is given up.
     pub deadline: Box<dyn Fn() -> Option<Instant> + Send>,
 }
@@ -90,6 +105,12 @@ impl Committer {
     /// Commits until the engine is closed and drained. Blocks.
     pub fn run(mut self, outputs: &Receiver<ClosedEpoch>, runtime: &Handle) -> Result<Outcome, StoreError> {
         let mut outcome = Outcome::default();
+        if self.restored && !self.restore(outputs, &mut outcome, runtime)? {
+            return Ok(outcome);
+        }
+        if let Some(feed) = &self.feed {
+            feed.health().set_hydrated(true);
+        }
         let mut pending: Vec<ClosedEpoch> = Vec::new();
         let mut noted = VecDeque::new();
         let mut last_commit = Instant::now();
@@ -103,6 +124,8 @@ impl Committer {
                 let notes: Vec<Note> = noted.drain(..due).collect();
                 let committed = self.commit(&pending, &notes, runtime)?;
                 last_commit = Instant::now();
+                let marks = pending.iter().flat_map(|epoch| &epoch.marks);
+                self.acknowledge.advance(marks.map(|mark| (mark.partition, mark.upper)));
                 self.publish(&pending, &notes, &committed);
                 outcome.totals = committed.totals;
                 for epoch in pending.drain(..) {
@@ -119,10 +142,47 @@ impl Committer {
                 break;
             }
         }
-        if let Target::Sqlite(store) = self.target {
+        if let Target::Store(store) = self.target {
             runtime.block_on(store.close())?;
         }
         Ok(outcome)
+    }
+
+    /// Takes the state as it was computed once more, and compares it with what stands. Whether there was one: else the
+    /// input ended before.
+    fn restore(
+        &mut self,
+        outputs: &Receiver<ClosedEpoch>,
+        outcome: &mut Outcome,
+        runtime: &Handle,
+    ) -> Result<bool, StoreError> {
+        let Ok(mut closed) = outputs.recv() else { return Ok(false) };
+        closed.expand();
+        let differences = self.persistently(|target| match target {
+            Target::Store(store) => runtime.block_on(store.verify(&closed)),
+            Target::Memory(_) => Ok(Vec::new()),
+        })?;
+        // Metrics are given once a second: those of the epochs just before a kill may never have been.
+        let differences: Vec<_> = differences.into_iter().filter(|difference| !difference.may_be_behind()).collect();
+        for difference in differences.iter().take(SHOWN) {
+            tracing::error!("recomputed otherwise, and mended: {difference}");
+        }
+        if differences.len() > SHOWN {
+            tracing::error!("recomputed otherwise, and mended: {} rows more", differences.len() - SHOWN);
+        }
+        self.metrics.recovery_differences(differences.len() as u64);
+        let standing = self.target.standing();
+        let (upper, generation, last_seq) = (standing.upper, standing.generation, standing.last_seq);
+        let committed = Committed { upper, generation, last_seq, totals: standing.totals, audit: Vec::new() };
+        outcome.epoch = closed.epoch;
+        outcome.totals = committed.totals;
+        if self.keep_state {
+            outcome.state.apply_epoch(&closed);
+        }
+        if let Some(feed) = &self.feed {
+            feed.publish(&[closed], &committed);
+        }
+        Ok(true)
     }
 
     /// Takes what is ready, waiting at most so long for the first. Whether there will be no more.
@@ -150,27 +210,35 @@ impl Committer {
     }
 
     fn commit(&mut self, epochs: &[ClosedEpoch], notes: &[Note], runtime: &Handle) -> Result<Committed, StoreError> {
-        if let Target::Sqlite(store) = &mut self.target {
+        if let Target::Store(store) = &mut self.target {
             for note in notes.iter().filter(|note| !note.config.is_empty()) {
                 store.note_config(note.epoch, &note.config);
             }
         }
+        let metrics = self.metrics.clone();
+        self.persistently(|target| {
+            let started = Instant::now();
+            match target {
+                Target::Memory(ledger) => ledger.commit(epochs),
+                Target::Store(store) => {
+                    let committed = runtime.block_on(store.commit(epochs))?;
+                    metrics.commit_took(store.target().kind(), started.elapsed());
+                    Ok(committed)
+                }
+            }
+        })
+    }
+
+    /// Tries again while the store may heal, and says so.
+    fn persistently<T>(&mut self, mut work: impl FnMut(&mut Target) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let (mut backoff, mut said) = (BACKOFF.0, None::<Instant>);
         loop {
-            let started = Instant::now();
-            let result = match &mut self.target {
-                Target::Sqlite(store) => runtime.block_on(store.commit(epochs)),
-                Target::Memory(ledger) => ledger.commit(epochs),
-            };
-            match result {
-                Ok(committed) => {
-                    if matches!(self.target, Target::Sqlite(_)) {
-                        self.metrics.commit_took("sqlite", started.elapsed());
-                    }
+            match work(&mut self.target) {
+                Ok(done) => {
                     if said.is_some() {
                         tracing::info!("the store takes commits again");
                     }
-                    return Ok(committed);
+                    return Ok(done);
                 }
                 Err(error) if error.retryable() && !self.past_deadline() => {
                     if said.is_none_or(|at| at.elapsed() >= REMIND) {
@@ -265,7 +333,11 @@ mod tests {
             changes: (0..changes).map(|i| Change::Upsert(Output::Bar(bar(i)))).collect(),
             dead: Vec::new(),
             totals: Totals { records_in: 1, accepted: 1, ..Totals::default() },
-            cursors: Vec::new(),
+            marks: Vec::new(),
+            raw: Vec::new(),
+            quotes: Vec::new(),
+            accounts: Vec::new(),
+            amends: Vec::new(),
             progress: Progress::START,
         }
     }
@@ -278,6 +350,8 @@ mod tests {
             clock: Clock::Event,
             keep_state: true,
             notes,
+            acknowledge: marea_sources::Committed::default(),
+            restored: false,
             deadline: Box::new(|| None),
         }
     }
@@ -320,12 +394,14 @@ mod tests {
         let (out, outputs) = crossbeam_channel::unbounded();
         let (_, notes) = crossbeam_channel::unbounded();
         let committer = Committer {
-            target: Target::Sqlite(Box::new(store)),
+            target: Target::Store(Box::new(store)),
             feed: None,
             metrics: Metrics::new("0", "file"),
             clock: Clock::Event,
             keep_state: false,
             notes,
+            acknowledge: marea_sources::Committed::default(),
+            restored: false,
             deadline: Box::new(|| None),
         };
         (1..=10).for_each(|i| out.send(epoch(i, 2)).unwrap());

@@ -9,7 +9,11 @@ use marea_model::codec::csv;
 use marea_model::time::{MILLI, SECOND};
 use marea_model::{Nanos, Timeframe, cursor::excerpt};
 use marea_operators::indicators::IndicatorSpec;
+use marea_sinks::store::StoreTarget;
+use marea_sources::etcd::EtcdConfig;
 use marea_sources::file::Speed;
+use marea_sources::kafka::{KafkaConfig, Protocol, Security};
+use marea_sources::rabbitmq::{RabbitConfig, RabbitKind};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,7 +31,7 @@ const ENV_PREFIX: &str = "MAREA__";
 const MAX_WORKERS: u64 = 256;
 
 /// (section, key, default as it would be written in the environment)
-const KEYS: [(&str, &str, &str); 20] = [
+const KEYS: [(&str, &str, &str); 48] = [
     ("pipeline", "clock", "wall"),
     ("pipeline", "lateness", "10m"),
     ("pipeline", "workers", CORES),
@@ -42,13 +46,49 @@ const KEYS: [(&str, &str, &str); 20] = [
     ("source", "speed", "full"),
     ("source", "seed", "1"),
     ("source", "rate", "50"),
+    ("source", "accept_gap", "false"),
+    ("kafka", "brokers", "127.0.0.1:9092"),
+    ("kafka", "topic", "marea.ticks.v1"),
+    ("kafka", "accounts_topic", ""),
+    ("kafka", "group", "marea"),
+    ("kafka", "protocol", "plaintext"),
+    ("kafka", "ca", ""),
+    ("kafka", "certificate", ""),
+    ("kafka", "key", ""),
+    ("kafka", "key_password", ""),
+    ("kafka", "mechanism", ""),
+    ("kafka", "username", ""),
+    ("kafka", "password", ""),
+    ("rabbitmq", "url", "amqp://guest:guest@127.0.0.1:5672/%2f"),
+    ("rabbitmq", "kind", "stream"),
+    ("rabbitmq", "name", "marea.ticks"),
+    ("rabbitmq", "accounts", ""),
+    ("rabbitmq", "prefetch", "10000"),
+    ("rabbitmq", "ca", ""),
+    ("rabbitmq", "certificate", ""),
+    ("rabbitmq", "key", ""),
     ("live", "file", ""),
+    ("etcd", "endpoints", ""),
+    ("etcd", "ca", ""),
+    ("etcd", "certificate", ""),
+    ("etcd", "key", ""),
+    ("etcd", "user", ""),
+    ("etcd", "password", ""),
     ("store", "path", "marea.db"),
+    ("store", "url", ""),
     ("feed", "listen", "127.0.0.1:8000"),
     ("log", "level", "info"),
     ("log", "format", "text"),
     ("log", "file", ""),
 ];
+
+/// Never shown. Each may also be named as `…_file`: then it is what that file says.
+const SECRETS: [(&str, &str); 5] =
+    [("kafka", "key_password"), ("kafka", "password"), ("rabbitmq", "url"), ("etcd", "password"), ("store", "url")];
+
+fn is_secret(section: &str, key: &str) -> bool {
+    SECRETS.contains(&(section, key))
+}
 
 /// Defaults that depend on the machine or on other keys.
 const CORES: &str = "<half of the cores>";
@@ -64,10 +104,12 @@ pub struct Config {
     pub indicators: Indicators,
     /// `[source]`
     pub source: Source,
-    /// `[live] file`; none: every kind of strategy once, and no accounts.
+    /// `[live] file`; none, and no etcd: every kind of strategy once, and no accounts.
     pub live_file: Option<PathBuf>,
-    /// `[store] path`
-    pub store_path: PathBuf,
+    /// `[etcd]`, if an endpoint is named: the live configuration is there.
+    pub etcd: Option<EtcdConfig>,
+    /// `[store] url`, if there is one, else `path`.
+    pub store: StoreTarget,
     /// `[feed] listen`
     pub listen: SocketAddr,
     /// `[log]`
@@ -115,6 +157,12 @@ pub struct Source {
     pub seed: u64,
     /// Ticks a second of the synthetic market.
     pub rate: f64,
+    /// Whether to go on where a broker no longer has what is needed.
+    pub accept_gap: bool,
+    /// `[kafka]`
+    pub kafka: KafkaConfig,
+    /// `[rabbitmq]`
+    pub rabbitmq: RabbitConfig,
 }
 
 /// Kinds of sources.
@@ -124,6 +172,24 @@ pub enum SourceKind {
     Synthetic,
     /// Parquet, CSV and Arrow files.
     File,
+    /// A topic.
+    Kafka,
+    /// A stream or a queue.
+    RabbitMq,
+}
+
+impl SourceKind {
+    const ALL: [SourceKind; 4] = [SourceKind::Synthetic, SourceKind::File, SourceKind::Kafka, SourceKind::RabbitMq];
+
+    /// Its name in the configuration and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SourceKind::Synthetic => "synthetic",
+            SourceKind::File => "file",
+            SourceKind::Kafka => "kafka",
+            SourceKind::RabbitMq => "rabbitmq",
+        }
+    }
 }
 
 /// What is logged.
@@ -338,6 +404,17 @@ impl Reader {
     }
 
     fn put(&mut self, section: &str, key: &str, given: Given, origin: Origin) {
+        if let Some(secret) = key.strip_suffix("_file").filter(|secret| is_secret(section, secret)) {
+            let path = given.to_string();
+            return match std::fs::read_to_string(&path) {
+                Ok(text) => {
+                    self.put(section, secret, Given::One(text.trim_end_matches(['\r', '\n']).to_owned()), origin)
+                }
+                Err(e) => {
+                    self.errors.push(format!("{origin}: {section}.{key}: {:?} cannot be read: {e}", excerpt(&path)))
+                }
+            };
+        }
         match KEYS.iter().find(|(s, k, _)| *s == section && *k == key) {
             Some((section, key, _)) => {
                 self.values.insert((section, key), (given, origin));
@@ -361,7 +438,7 @@ impl Reader {
         match parse(given) {
             Ok(value) => Some(value),
             Err(must) => {
-                let value = excerpt(&given.to_string());
+                let value = if is_secret(section, key) { "***".to_owned() } else { excerpt(&given.to_string()) };
                 self.errors.push(format!("{origin}: {section}.{key}: {value:?} {must}"));
                 None
             }
@@ -374,6 +451,101 @@ impl Reader {
         if entry.1 == Origin::Default && entry.0.to_string() == default {
             self.values.insert((section, key), (value(), Origin::Default));
         }
+    }
+
+    fn text(&self, section: &'static str, key: &'static str) -> String {
+        self.values[&(section, key)].0.to_string()
+    }
+
+    fn optional_text(&self, section: &'static str, key: &'static str) -> Option<String> {
+        Some(self.text(section, key)).filter(|text| !text.is_empty())
+    }
+
+    fn optional_path(&self, section: &'static str, key: &'static str) -> Option<PathBuf> {
+        self.optional_text(section, key).map(PathBuf::from)
+    }
+
+    /// Files what a client says is wrong with its section: each line names its key first.
+    fn problems(&mut self, section: &'static str, problems: Vec<String>) {
+        for problem in problems {
+            let problem = problem.trim_start_matches("security.").trim_start_matches(section).trim_start_matches('.');
+            let key = problem.split(':').next().unwrap_or_default();
+            let origin =
+                self.values.iter().find(|((s, k), _)| *s == section && *k == key).map(|(_, (_, origin))| origin);
+            let origin = origin.map_or_else(|| Origin::Default.to_string(), ToString::to_string);
+            self.errors.push(format!("{origin}: {section}.{problem}"));
+        }
+    }
+
+    fn kafka(&mut self, accept_gap: bool, wanted: bool) -> Option<KafkaConfig> {
+        let protocols = [
+            ("plaintext", Protocol::Plaintext),
+            ("ssl", Protocol::Ssl),
+            ("sasl_plaintext", Protocol::SaslPlaintext),
+            ("sasl_ssl", Protocol::SaslSsl),
+        ];
+        let protocol = self.read("kafka", "protocol", |g| choice(g, &protocols))?;
+        let config = KafkaConfig {
+            brokers: self.text("kafka", "brokers"),
+            topic: self.text("kafka", "topic"),
+            accounts_topic: self.optional_text("kafka", "accounts_topic"),
+            group: self.text("kafka", "group"),
+            security: Security {
+                protocol,
+                ca: self.optional_path("kafka", "ca"),
+                certificate: self.optional_path("kafka", "certificate"),
+                key: self.optional_path("kafka", "key"),
+                key_password: self.optional_text("kafka", "key_password"),
+                mechanism: self.optional_text("kafka", "mechanism"),
+                username: self.optional_text("kafka", "username"),
+                password: self.optional_text("kafka", "password"),
+            },
+            until_end: false,
+            accept_gap,
+        };
+        if wanted {
+            self.problems("kafka", config.check());
+        }
+        Some(config)
+    }
+
+    fn rabbitmq(&mut self, accept_gap: bool, wanted: bool) -> Option<RabbitConfig> {
+        let kinds = [("stream", RabbitKind::Stream), ("queue", RabbitKind::Queue)];
+        let kind = self.read("rabbitmq", "kind", |g| choice(g, &kinds));
+        let prefetch = self.read("rabbitmq", "prefetch", |g| whole(g, 1, u64::from(u16::MAX)));
+        let config = RabbitConfig {
+            url: self.text("rabbitmq", "url"),
+            name: self.text("rabbitmq", "name"),
+            kind: kind?,
+            accounts: self.optional_text("rabbitmq", "accounts"),
+            prefetch: prefetch? as u16,
+            ca: self.optional_path("rabbitmq", "ca"),
+            cert: self.optional_path("rabbitmq", "certificate"),
+            key: self.optional_path("rabbitmq", "key"),
+            until_end: false,
+            accept_gap,
+        };
+        if wanted {
+            self.problems("rabbitmq", config.check());
+        }
+        Some(config)
+    }
+
+    /// The configuration of etcd, none where no endpoint is named.
+    fn etcd(&mut self) -> Option<Option<EtcdConfig>> {
+        let config = EtcdConfig {
+            endpoints: self.values[&("etcd", "endpoints")].0.items(),
+            ca: self.optional_path("etcd", "ca"),
+            cert: self.optional_path("etcd", "certificate"),
+            key: self.optional_path("etcd", "key"),
+            user: self.optional_text("etcd", "user"),
+            password: self.optional_text("etcd", "password"),
+        };
+        if config.endpoints.is_empty() {
+            return Some(None);
+        }
+        self.problems("etcd", config.check());
+        Some(Some(config))
     }
 
     fn finish(mut self, cores: usize) -> Result<Loaded, ConfigErrors> {
@@ -393,7 +565,7 @@ impl Reader {
         let on = self.read("indicators", "timeframes", |g| subset(g, &known));
         let list = self.read("indicators", "list", indicators);
 
-        let kinds = [("synthetic", SourceKind::Synthetic), ("file", SourceKind::File)];
+        let kinds = SourceKind::ALL.map(|kind| (kind.as_str(), kind));
         let kind = self.read("source", "kind", |g| choice(g, &kinds));
         let paths = self.read("source", "paths", |g| Ok(g.items().into_iter().map(PathBuf::from).collect::<Vec<_>>()));
         let paths = paths.unwrap_or_default();
@@ -416,8 +588,23 @@ impl Reader {
         let speed = self.read("source", "speed", speed);
         let seed = self.read("source", "seed", |g| whole(g, 0, u64::MAX));
         let rate = self.read("source", "rate", rate);
+        let accept_gap = self.read("source", "accept_gap", truth);
+        let kafka = self.kafka(accept_gap == Some(true), kind == Some(SourceKind::Kafka));
+        let rabbitmq = self.rabbitmq(accept_gap == Some(true), kind == Some(SourceKind::RabbitMq));
         let live_file = self.read("live", "file", optional_file);
-        let store_path = self.read("store", "path", store_path);
+        let etcd = self.etcd();
+        if let (Some(Some(_)), Some(Some(_))) = (&live_file, &etcd) {
+            let origin = self.values[&("live", "file")].1.clone();
+            self.errors.push(format!("{origin}: live.file: excludes etcd.endpoints: name one of them"));
+        }
+        // A path that was named goes over a URL that was configured below it.
+        let url_stands =
+            !self.text("store", "url").is_empty() && !matches!(self.values[&("store", "path")].1, Origin::Flag(_));
+        let store = if url_stands {
+            self.read("store", "url", store_url)
+        } else {
+            self.read("store", "path", store_path).map(StoreTarget::Sqlite)
+        };
         let listen = self.read("feed", "listen", listen);
         let levels = ["error", "warn", "info", "debug", "trace"];
         let levels: Vec<_> = levels.iter().filter_map(|l| Some((*l, l.parse::<tracing::Level>().ok()?))).collect();
@@ -446,9 +633,13 @@ impl Reader {
                     speed: speed?,
                     seed: seed?,
                     rate: rate?,
+                    accept_gap: accept_gap?,
+                    kafka: kafka?,
+                    rabbitmq: rabbitmq?,
                 },
                 live_file: live_file?,
-                store_path: store_path?,
+                etcd: etcd?,
+                store: store?,
                 listen: listen?,
                 log: Log { level: level?, json: json?, file: log_file? },
             })
@@ -472,7 +663,9 @@ impl Reader {
         }
         let settings = KEYS.iter().map(|(section, key, _)| {
             let (given, origin) = &self.values[&(*section, *key)];
-            Setting { key: format!("{section}.{key}"), value: given.to_string(), origin: origin.clone() }
+            let value = given.to_string();
+            let value = if is_secret(section, key) && !value.is_empty() { "***".to_owned() } else { value };
+            Setting { key: format!("{section}.{key}"), value, origin: origin.clone() }
         });
         Ok(Loaded { config, settings: settings.collect(), warnings })
     }
@@ -545,6 +738,10 @@ fn choice<T: Copy>(given: &Given, choices: &[(&str, T)]) -> Result<T, String> {
         let names: Vec<&str> = choices.iter().map(|(name, _)| *name).filter(|name| !name.is_empty()).collect();
         format!("must be {}{}", one_of(&names), suggest(&text, names.iter().copied()))
     })
+}
+
+fn truth(given: &Given) -> Result<bool, String> {
+    choice(given, &[("true", true), ("false", false)])
 }
 
 fn one_of(names: &[&str]) -> String {
@@ -646,6 +843,13 @@ fn store_path(given: &Given) -> Result<PathBuf, String> {
         Ok(path)
     } else {
         Err(format!("must be in a folder that exists: {} does not", folder.display()))
+    }
+}
+
+fn store_url(given: &Given) -> Result<StoreTarget, String> {
+    match StoreTarget::parse(&given.to_string()) {
+        StoreTarget::Sqlite(_) => Err("must be postgres://USER:PASSWORD@HOST:PORT/DATABASE".to_owned()),
+        postgres => Ok(postgres),
     }
 }
 

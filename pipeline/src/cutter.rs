@@ -14,7 +14,7 @@
 //! time is before it. A bust or correction is judged by its target's event time and moves nothing. An amend is never
 //! late and moves nothing. A partition does not count when it is finished, when it has been at its end for 60 s of wall
 //! time, or when it is at its end and never sent a record. One that was announced and has sent nothing counts, and holds
-//! the watermark back.
+//! the watermark back; one that carries account snapshots alone never does.
 //!
 //! **Closing.** `closed_through` is the greatest so far of min(`now`, the least greatest event time of the partitions
 //! that are not at their end). Before any partition is announced nothing is closed.
@@ -28,21 +28,24 @@
 //! late (a fraction of a nanosecond each, nothing is copied), else one by one.
 
 use marea_model::codec::json;
-use marea_model::cursor::{Batch, Reason};
+use marea_model::cursor::{Batch, Fingerprint, PartitionMark, RawMessage, Reason};
 use marea_model::output::Totals;
 use marea_model::ticks::RowKind;
 use marea_model::time::{EPOCHS_PER_MS, MILLI, SECOND, first_epoch, format_rfc3339, now_ms, now_ns};
 use marea_model::{
     AccountSnapshot, ConfigUpdate, Cursor, DeadLetter, Epoch, Instruments, Nanos, Partition, Progress, Record,
-    TickSlice, Ticks, Timeframe,
+    Restoration, Sealed, Tick, TickSlice, Ticks, Timeframe,
 };
-use marea_sources::Input;
-use std::collections::{HashMap, VecDeque};
+use marea_sources::{Carries, Input};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
 /// How long a partition must be at its end before it stops holding the watermark back.
 pub const IDLE_AFTER: Nanos = 60 * SECOND;
+
+/// Offsets that are remembered together: a restart reads at most so many in vain.
+const SPAN: u64 = 4096;
 
 /// What `now` follows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,10 +93,18 @@ pub struct Cut {
     pub counts: Totals,
     /// The first offset not yet cut, of each partition that moved.
     pub cursors: Vec<(Partition, u64)>,
+    /// Where each partition stands that does not stand where it stood.
+    pub marks: Vec<PartitionMark>,
+    /// Messages of sources that cannot be asked for them again.
+    pub raw: Vec<RawMessage>,
     /// When the first of it was received, by the wall clock; none of an epoch without batches.
     pub received: Option<Nanos>,
     /// Whether metrics are wanted at its end.
     pub metrics: bool,
+    /// Its amends, for whoever must know them after a restart.
+    pub amends: Vec<Tick>,
+    /// What has sealed, in the first epoch of a process that goes on where another was killed.
+    pub sealed: Option<Arc<Sealed>>,
 }
 
 impl Cut {
@@ -123,7 +134,10 @@ impl Cut {
 
 /// A partition, as far as it has been cut.
 struct PartitionState {
+    carries: Carries,
     greatest: Option<Nanos>,
+    /// How the last message of its last whole batch reads.
+    fingerprint: Option<Fingerprint>,
     /// Since when (wall time) it is at its end.
     at_end_since: Option<Nanos>,
     finished: bool,
@@ -135,7 +149,37 @@ impl PartitionState {
     }
 
     fn holds_watermark(&self, wall: Nanos) -> bool {
-        !self.finished && self.at_end_since.is_none_or(|since| self.greatest.is_some() && wall - since < IDLE_AFTER)
+        self.carries == Carries::Ticks
+            && !self.finished
+            && self.at_end_since.is_none_or(|since| self.greatest.is_some() && wall - since < IDLE_AFTER)
+    }
+}
+
+/// How far the records of a partition have been cut, and which of them may still be needed.
+#[derive(Default)]
+struct Track {
+    upper: u64,
+    /// The first offset of some records that follow each other, and the last close of their base bars; in order.
+    spans: VecDeque<(u64, Nanos)>,
+    /// As last said.
+    said: Option<PartitionMark>,
+}
+
+impl Track {
+    /// Takes records that begin at this offset, whose last base bar closes then.
+    fn extend(&mut self, from: u64, close: Nanos) {
+        match self.spans.back_mut() {
+            Some((first, last)) if from.saturating_sub(*first) < SPAN => *last = close.max(*last),
+            _ => self.spans.push_back((from, close)),
+        }
+    }
+
+    /// The first offset of what may still be needed.
+    fn low(&mut self, sealed_through: Nanos) -> u64 {
+        while self.spans.front().is_some_and(|(_, close)| *close <= sealed_through) {
+            self.spans.pop_front();
+        }
+        self.spans.front().map_or(self.upper, |(first, _)| *first)
     }
 }
 
@@ -148,10 +192,33 @@ struct PendingBatch {
 }
 
 enum Pending {
-    Start(Partition),
     Batch(Box<PendingBatch>),
     Config(Vec<ConfigUpdate>),
     Finished(Partition),
+}
+
+/// What is read once more after a restart, until the first cut.
+struct Replay {
+    restoration: Restoration,
+    /// Records whose bars have not sealed.
+    ticks: Vec<TickSlice>,
+    /// The partitions that have not come to their upper yet.
+    waiting: BTreeMap<Partition, u64>,
+    /// The partition whose records name others.
+    of_many: Option<Partition>,
+}
+
+impl Replay {
+    /// Whether what stands there was committed.
+    fn has(&self, partition: Partition, offset: u64) -> bool {
+        self.restoration.partitions.get(&partition).is_some_and(|mark| offset < mark.upper)
+    }
+
+    fn reached(&mut self, partition: Partition, upper: u64) {
+        if self.waiting.get(&partition).is_some_and(|wanted| upper >= *wanted) {
+            self.waiting.remove(&partition);
+        }
+    }
 }
 
 /// Takes [`Input`]s, gives [`Cut`]s.
@@ -161,6 +228,8 @@ pub struct Cutter {
     pending: usize,
     partitions: Vec<PartitionState>,
     index: HashMap<Partition, usize>,
+    /// Of each partition that a record names: a batch of several files is one partition, its records are of many.
+    tracks: BTreeMap<Partition, Track>,
     /// Batches of each partition that wait to be cut: it is not at its end, whatever the last one said.
     queued: HashMap<Partition, usize>,
     /// Of the partitions that hold it; none while one of them has sent nothing, or there are none.
@@ -175,6 +244,10 @@ pub struct Cutter {
     metrics_at: Nanos,
     /// Whether there was an epoch since.
     owes_metrics: bool,
+    /// Where this process goes on where another was killed, until everything has been read once more.
+    replay: Option<Box<Replay>>,
+    /// As that one left them.
+    left: BTreeMap<Partition, PartitionMark>,
 }
 
 impl Cutter {
@@ -190,6 +263,7 @@ impl Cutter {
             pending: 0,
             partitions: Vec::new(),
             index: HashMap::new(),
+            tracks: BTreeMap::new(),
             queued: HashMap::new(),
             watermark: None,
             wall: Nanos::MIN,
@@ -198,21 +272,114 @@ impl Cutter {
             last: 0,
             metrics_at: Nanos::MIN,
             owes_metrics: false,
+            replay: None,
+            left: BTreeMap::new(),
         }
+    }
+
+    /// A cutter that goes on where another was killed. Sources send what stands from each partition's `low` on; what was
+    /// committed is kept apart, judged by nobody, and comes with the first cut ([`Cutter::restored`]).
+    pub fn resume(config: CutterConfig, restoration: Restoration) -> Self {
+        let mut cutter = Cutter::new(config);
+        let marks = &restoration.partitions;
+        cutter.progress = restoration.progress;
+        cutter.last = restoration.epoch;
+        let accounts = restoration.accounts.iter().map(|(snapshot, _)| snapshot.event_time);
+        cutter.greatest = marks.values().filter_map(|mark| mark.greatest).chain(accounts).max();
+        cutter.left = marks.clone();
+        let track = |mark: &PartitionMark| Track { upper: mark.upper, spans: VecDeque::new(), said: Some(*mark) };
+        cutter.tracks = marks.iter().map(|(partition, mark)| (*partition, track(mark))).collect();
+        let waiting = marks.values().filter(|mark| mark.low < mark.upper).map(|mark| (mark.partition, mark.upper));
+        let waiting = waiting.collect();
+        cutter.replay = Some(Box::new(Replay { restoration, ticks: Vec::new(), waiting, of_many: None }));
+        cutter
+    }
+
+    /// Whether what was committed is still being read once more. Then nothing is cut.
+    pub fn is_replaying(&self) -> bool {
+        self.replay.is_some()
+    }
+
+    /// The first cut of a cutter that goes on, once everything has been read: the last committed epoch, whole, in one.
+    /// What comes of it stands already.
+    pub fn restored(&mut self) -> Option<Cut> {
+        let replay = self.replay.take_if(|replay| replay.waiting.is_empty())?;
+        let Replay { restoration, ticks, .. } = *replay;
+        let mut cut = self.take(0);
+        for (snapshot, peak) in restoration.accounts {
+            // The peak is that of all snapshots there were: one of them had it, and is superseded.
+            let peak = AccountSnapshot { equity: peak, event_time: Nanos::MIN, seq: 0, ..snapshot.clone() };
+            cut.accounts.extend([peak, snapshot]);
+        }
+        (cut.epoch, cut.progress, cut.metrics) = (restoration.epoch, restoration.progress, true);
+        (cut.ticks, cut.config, cut.sealed) = (ticks, restoration.config, Some(Arc::new(restoration.sealed)));
+        Some(cut)
+    }
+
+    /// Takes out of a batch what was committed, and keeps of it what the dataflow needs once more.
+    fn set_apart(&mut self, batch: &mut Batch) {
+        let Some(replay) = &mut self.replay else { return };
+        let sealed_through = replay.restoration.progress.sealed_through;
+        let base = self.config.timeframes.first().copied();
+        let (mut again, mut rest) = (Ticks::new(), Ticks::new());
+        for record in batch.records.iter() {
+            let Cursor { partition, offset, .. } = record.cursor;
+            if partition != batch.partition {
+                replay.of_many = Some(batch.partition);
+            }
+            if !replay.has(partition, offset) {
+                rest.push(record.cursor, record.tick);
+                continue;
+            }
+            replay.reached(partition, offset + 1);
+            let close = base.map_or(Nanos::MAX, |base| base.close_time(record.tick.event_time));
+            if close > sealed_through && !replay.restoration.dead.contains(&record.cursor) {
+                self.tracks.entry(partition).or_default().extend(offset, close);
+                again.push(record.cursor, record.tick);
+            }
+        }
+        batch.records = rest;
+        for cursor in batch.rejects.iter().map(|r| r.cursor).chain(batch.accounts.iter().map(|(cursor, _)| *cursor)) {
+            replay.reached(cursor.partition, cursor.offset + 1);
+        }
+        batch.rejects.retain(|reject| !replay.has(reject.cursor.partition, reject.cursor.offset));
+        batch.accounts.retain(|(cursor, _)| !replay.has(cursor.partition, cursor.offset));
+        batch.raw.retain(|message| !replay.has(message.cursor.partition, message.cursor.offset));
+        if !again.is_empty() {
+            // Of which of its records it says nothing.
+            batch.unknown_fields = 0;
+            replay.ticks.push(TickSlice::from(again));
+        }
+        replay.reached(batch.partition, batch.upper);
     }
 
     /// Queues an input that arrived at this wall time.
     pub fn push(&mut self, input: Input, wall_now: Nanos) {
         let pending = match input {
-            Input::Start { partition } => Pending::Start(partition),
+            // At once, and not in its turn: it holds back what was announced before it and is judged later.
+            Input::Start { partition, carries } => {
+                let i = self.partition(partition);
+                self.partitions[i].carries = carries;
+                return;
+            }
             Input::Batch(mut batch) => {
+                self.set_apart(&mut batch);
                 self.pending += batch.records.len() + batch.rejects.len() + batch.accounts.len();
                 *self.queued.entry(batch.partition).or_default() += 1;
                 let ticks = Arc::new(std::mem::take(&mut batch.records));
                 Pending::Batch(Box::new(PendingBatch { ticks, row: 0, rest: batch }))
             }
             Input::Config(updates) => Pending::Config(updates),
-            Input::Finished { partition } => Pending::Finished(partition),
+            Input::Finished { partition } => {
+                if let Some(replay) = &mut self.replay {
+                    replay.waiting.remove(&partition);
+                    // Files are many and finish as one: what they have not shown is not there any more.
+                    if replay.of_many == Some(partition) {
+                        replay.waiting.clear();
+                    }
+                }
+                Pending::Finished(partition)
+            }
         };
         self.queue.push_back((wall_now, pending));
     }
@@ -230,6 +397,9 @@ impl Cutter {
     /// Cuts what is pending. With the wall clock, an empty cut too, as time has passed. None when nothing has changed, or
     /// when the epochs of this millisecond are used up.
     pub fn cut(&mut self, wall_ms: i64) -> Option<Cut> {
+        if self.is_replaying() {
+            return None;
+        }
         let last_ms = now_ms(self.last);
         if self.config.clock == Clock::Wall && wall_ms == last_ms && self.last % EPOCHS_PER_MS == EPOCHS_PER_MS - 1 {
             return None;
@@ -265,6 +435,7 @@ impl Cutter {
         self.last = epoch;
         cut.epoch = epoch;
         cut.progress = self.progress;
+        self.mark(&mut cut);
         Some(cut)
     }
 
@@ -300,7 +471,30 @@ impl Cutter {
         self.last = epoch;
         self.owes_metrics = false;
         (cut.epoch, cut.progress, cut.metrics) = (epoch, self.progress, true);
+        self.mark(&mut cut);
         cut
+    }
+
+    /// Says where partitions stand now.
+    fn mark(&mut self, cut: &mut Cut) {
+        for (partition, upper) in &cut.cursors {
+            let track = self.tracks.entry(*partition).or_default();
+            track.upper = track.upper.max(*upper);
+        }
+        for (partition, track) in &mut self.tracks {
+            let state = self.index.get(partition).map(|i| &self.partitions[*i]);
+            let mark = PartitionMark {
+                partition: *partition,
+                low: track.low(self.progress.sealed_through),
+                upper: track.upper,
+                greatest: state.and_then(|state| state.greatest),
+                fingerprint: state.and_then(|state| state.fingerprint),
+            };
+            if track.said != Some(mark) {
+                track.said = Some(mark);
+                cut.marks.push(mark);
+            }
+        }
     }
 
     fn take(&mut self, max: usize) -> Cut {
@@ -313,8 +507,12 @@ impl Cutter {
             dead: Vec::new(),
             counts: Totals::default(),
             cursors: Vec::new(),
+            marks: Vec::new(),
+            raw: Vec::new(),
             received: None,
             metrics: false,
+            amends: Vec::new(),
+            sealed: None,
         };
         let mut room = max;
         while room > 0 {
@@ -323,9 +521,6 @@ impl Cutter {
             self.wall = self.wall.max(wall);
             self.seal();
             match &mut pending {
-                Pending::Start(partition) => {
-                    self.partition(*partition);
-                }
                 Pending::Config(updates) => cut.config.append(updates),
                 Pending::Finished(partition) => {
                     let i = self.partition(*partition);
@@ -362,8 +557,11 @@ impl Cutter {
             let mut row = from;
             while row < to {
                 let end = ticks.run(row).0.min(to);
-                let last = ticks.cursor(end - 1);
+                let (first, last) = (ticks.cursor(row), ticks.cursor(end - 1));
                 cut.moved(last.partition, last.offset + 1);
+                let greatest = ticks.event_times()[row..end].iter().max().copied().unwrap_or(Nanos::MIN);
+                let close = self.config.timeframes.first().map_or(greatest, |base| base.close_time(greatest));
+                self.tracks.entry(first.partition).or_default().extend(first.offset, close);
                 row = end;
             }
         }
@@ -378,10 +576,16 @@ impl Cutter {
             }
             let since = self.partitions[i].at_end_since;
             self.partitions[i].at_end_since = rest.at_end.then(|| since.unwrap_or(wall));
+            self.partitions[i].fingerprint = rest.fingerprint.or(self.partitions[i].fingerprint);
         }
         // Of a batch that is cut in two, the first cut has what stands before its end.
         let rejects = cut_off(&mut rest.rejects, |reject| done || cut.is_past(&reject.cursor));
         let accounts = cut_off(&mut rest.accounts, |(cursor, _)| done || cut.is_past(cursor));
+        let raw = cut_off(&mut rest.raw, |message| done || cut.is_past(&message.cursor));
+        for cursor in rejects.iter().map(|reject| &reject.cursor).chain(accounts.iter().map(|(cursor, _)| cursor)) {
+            cut.moved(cursor.partition, cursor.offset + 1);
+        }
+        cut.raw.extend(raw);
         let taken = to - from + rejects.len() + accounts.len();
         cut.counts.records_in += taken as i64;
         cut.counts.accepted += accounts.len() as i64;
@@ -412,6 +616,7 @@ impl Cutter {
         for row in rows.clone() {
             let (time, kind) = (ticks.event_times()[row], ticks.kinds()[row]);
             if kind == RowKind::Edit && ticks.is_amend(row) {
+                cut.amends.push(ticks.tick(row));
                 continue;
             }
             if time < self.progress.sealed_through {
@@ -452,7 +657,14 @@ impl Cutter {
 
     fn partition(&mut self, partition: Partition) -> usize {
         *self.index.entry(partition).or_insert_with(|| {
-            self.partitions.push(PartitionState { greatest: None, at_end_since: None, finished: false });
+            let left = self.left.get(&partition);
+            self.partitions.push(PartitionState {
+                carries: Carries::Ticks,
+                greatest: left.and_then(|mark| mark.greatest),
+                fingerprint: left.and_then(|mark| mark.fingerprint),
+                at_end_since: None,
+                finished: false,
+            });
             self.partitions.len() - 1
         })
     }
@@ -474,7 +686,9 @@ impl Cutter {
             return;
         }
         let open = |(partition, i): &(&Partition, &usize)| {
-            !self.partitions[**i].at_end() || self.queued.get(partition).is_some_and(|batches| *batches > 0)
+            let state = &self.partitions[**i];
+            let waiting = self.queued.get(partition).is_some_and(|batches| *batches > 0);
+            state.carries == Carries::Ticks && (!state.at_end() || waiting)
         };
         let greatest = |(_, i): (&Partition, &usize)| self.partitions[*i].greatest.unwrap_or(Nanos::MIN);
         let behind = self.index.iter().filter(open).map(greatest).min();

@@ -6,8 +6,10 @@
 //!  the feed, which is all that enters at an epoch, goes to every stage of every worker
 //! ```
 
-use marea_model::{DeadLetter, Delta, Epoch, Instruments, Output, Recommendation, Rows, Timeframe, Verdict};
-use marea_operators::bars::{Bars, Counts, bars};
+use marea_model::{
+    DeadLetter, Delta, Epoch, Instruments, Output, Quote, Recommendation, Rows, Symbol, Timeframe, Verdict,
+};
+use marea_operators::bars::{Bars, Counts, QuoteUpdate, bars};
 use marea_operators::epochs::{Clock, EpochOperator, EpochStream, Feed};
 use marea_operators::gate::{Gate, gate};
 use marea_operators::indicators::IndicatorSpec;
@@ -69,6 +71,8 @@ pub struct Report {
     pub rows: Rows,
     /// Other changes.
     pub deltas: Vec<Delta>,
+    /// Latest quotes that changed, and symbols that are new.
+    pub quotes: Vec<(Symbol, Option<Quote>)>,
     /// Records refused after decoding.
     pub dead: Vec<DeadLetter>,
     /// What became of the records.
@@ -106,12 +110,13 @@ pub fn build(
         let base_bars = if peers == 1 { ticks.bars } else { ticks.bars.broadcast() };
         let scanned = scan(feed.clone(), base_bars, kernel);
         let recommended = recommend(feed.clone(), scanned.contributions, scanned.decisions, settings.recommend());
-        let verdicts = gate(feed.clone(), recommended.clone(), ticks.quotes, settings.gate(index, peers));
+        let verdicts = gate(feed.clone(), recommended.clone(), ticks.quotes.clone(), settings.gate(index, peers));
         let results = Results {
             rows: scanned.rows,
             deltas: scanned.deltas,
             recommendations: recommended,
             verdicts,
+            quotes: ticks.quotes,
             dead: ticks.dead,
             counts: ticks.counts,
         };
@@ -125,6 +130,7 @@ struct Results<'scope> {
     deltas: EpochStream<'scope, Delta>,
     recommendations: EpochStream<'scope, (Arc<Recommendation>, i64)>,
     verdicts: EpochStream<'scope, (Arc<Verdict>, i64)>,
+    quotes: EpochStream<'scope, QuoteUpdate>,
     dead: EpochStream<'scope, DeadLetter>,
     counts: EpochStream<'scope, Counts>,
 }
@@ -136,6 +142,7 @@ fn report<'scope>(clock: Clock<'scope>, results: Results<'scope>, reports: Repor
     let deltas = operator.input(results.deltas, Pipeline);
     let recommendations = operator.input(results.recommendations, Pipeline);
     let verdicts = operator.input(results.verdicts, Pipeline);
+    let quotes = operator.input(results.quotes, Pipeline);
     let dead = operator.input(results.dead, Pipeline);
     let counts = operator.input(results.counts, Pipeline);
     let (_, done) = operator.output::<()>();
@@ -144,8 +151,9 @@ fn report<'scope>(clock: Clock<'scope>, results: Results<'scope>, reports: Repor
         let row = |(row, diff)| Delta { output: Output::Recommendation(row), diff };
         all.extend(recommendations.drain().map(row));
         all.extend(verdicts.drain().map(|(row, diff)| Delta { output: Output::Verdict(row), diff }));
-        let mut report =
-            Report { epoch, rows: Rows::default(), deltas: all, dead: dead.take(), counts: Counts::default() };
+        let quotes = quotes.drain().map(|update| (update.symbol, update.quote)).collect();
+        let (dead, nothing) = (dead.take(), (Rows::default(), Counts::default()));
+        let mut report = Report { epoch, rows: nothing.0, deltas: all, quotes, dead, counts: nothing.1 };
         rows.drain().for_each(|rows| report.rows.append(rows));
         counts.drain().for_each(|counts| report.counts = counts);
         reports.borrow_mut().push(report);

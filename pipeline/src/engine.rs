@@ -205,8 +205,9 @@ impl Engine {
             progress: cut.progress,
             ticks: std::mem::take(&mut cut.ticks),
             config: std::mem::take(&mut cut.config),
-            accounts: std::mem::take(&mut cut.accounts),
+            accounts: cut.accounts.clone(),
             metrics: cut.metrics,
+            sealed: cut.sealed.take(),
         });
         let epoch = cut.epoch;
         // Here, and not on a worker: a worker that waits for a slow reader would seem dead.
@@ -316,16 +317,17 @@ impl Gatherer {
 
 /// One closed epoch of its parts.
 fn close(cut: Cut, parts: impl Iterator<Item = Report>) -> ClosedEpoch {
-    let Cut { epoch, mut dead, counts: mut totals, cursors, progress, .. } = cut;
-    let (mut rows, mut deltas) = (Rows::default(), Vec::new());
+    let Cut { epoch, mut dead, counts: mut totals, marks, raw, accounts, amends, progress, .. } = cut;
+    let (mut rows, mut deltas, mut quotes) = (Rows::default(), Vec::new(), Vec::new());
     for mut part in parts {
         debug_assert_eq!(part.epoch, epoch, "every worker reports every epoch");
         rows.append(part.rows);
         deltas.append(&mut part.deltas);
         dead.append(&mut part.dead);
+        quotes.append(&mut part.quotes);
         let Counts { accepted, duplicate, dead, held, price_jumps } = part.counts;
         totals.add(&Totals { accepted, duplicate, dead, held, price_jumps, ..Totals::default() });
     }
     dead.sort();
-    ClosedEpoch { epoch, rows, changes: net(deltas), dead, totals, cursors, progress }
+    ClosedEpoch { epoch, rows, changes: net(deltas), dead, totals, marks, raw, quotes, accounts, amends, progress }
 }

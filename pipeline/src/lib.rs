@@ -10,5 +10,7 @@ pub mod dataflow;
 pub mod engine;
 pub mod explain;
 pub mod http;
+pub mod live_cli;
+pub mod publish;
 pub mod run;
 pub mod status;

@@ -18,27 +18,37 @@ use crate::engine::{Engine, EngineConfig};
 use crate::explain::Desk;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, never, select, unbounded};
 use marea_model::codec::Decoder;
+use marea_model::cursor::Batch;
 use marea_model::instrument::InstrumentSpec;
 use marea_model::live::{Problem, decode_segment};
 use marea_model::time::{MILLI, SECOND};
-use marea_model::{ConfigUpdate, Epoch, Instrument, Instruments, LiveConfig, Nanos, Symbol};
-use marea_sinks::store::Ledger;
+use marea_model::{
+    ConfigUpdate, Instrument, Instruments, LiveConfig, Nanos, Partition, PartitionMark, Restoration, Symbol,
+};
+use marea_sinks::store::{Ledger, StoreTarget};
 use marea_sinks::{Feed, FeedConfig, Metrics, Store};
+use marea_sources::etcd::{self, EtcdConfig};
 use marea_sources::file::{FileConfig, FileProgress};
+use marea_sources::kafka::{self, KafkaConfig};
+use marea_sources::rabbitmq::{self, RabbitConfig};
 use marea_sources::synthetic::Synthetic;
-use marea_sources::{Input, Stop, file, live_file, synthetic};
+use marea_sources::{Input, Lags, Resume, Stop, file, live_file, message, synthetic};
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The live configuration where none is named.
 pub const DEFAULT_LIVE: &str = include_str!("default_live.toml");
 
 /// Batches that wait for the cutter.
 const BATCHES: usize = 8;
+/// How often a process that stands by looks whether the other one is gone.
+const STANDBY_LOOK: Duration = Duration::from_millis(500);
+/// How often it is shown how far the source is behind.
+const LAGS_EVERY: Duration = Duration::from_secs(1);
 /// How often the wall clock cuts without input: timers fire this late at most.
 const WALL_TICK: Duration = Duration::from_millis(10);
 /// How often the event clock looks at what else may have happened.
@@ -79,38 +89,58 @@ impl Failure {
 pub struct Live {
     /// Keys and values.
     pub tree: BTreeMap<String, String>,
-    /// The file that is watched, if one is.
-    pub watch: Option<PathBuf>,
+    /// Their revision.
+    pub revision: u64,
+    /// What is watched.
+    pub watch: Watch,
+}
+
+/// Where changes of the live configuration come from.
+#[derive(Clone, Debug)]
+pub enum Watch {
+    /// There are none.
+    Nothing,
+    /// A file.
+    File(PathBuf),
+    /// etcd, from where it was read.
+    Etcd(Box<(EtcdConfig, etcd::Snapshot)>),
 }
 
 impl Live {
     /// Of a file.
     pub fn of(path: &Path, watch: bool) -> Result<Live, Failure> {
         let tree = live_file::load(path).map_err(Failure::refused)?;
-        Ok(Live { tree, watch: watch.then(|| path.to_owned()) })
+        let watch = if watch { Watch::File(path.to_owned()) } else { Watch::Nothing };
+        Ok(Live { tree, revision: 1, watch })
     }
 
     /// The embedded one that goes with a kind of source.
     pub fn embedded(kind: SourceKind) -> Live {
         let text = match kind {
             SourceKind::Synthetic => synthetic::LIVE_CONFIG,
-            SourceKind::File => DEFAULT_LIVE,
+            SourceKind::File | SourceKind::Kafka | SourceKind::RabbitMq => DEFAULT_LIVE,
         };
         let tree = live_file::parse(Path::new("embedded"), text.as_bytes()).expect("the embedded file is valid TOML");
-        Live { tree, watch: None }
+        Live { tree, revision: 1, watch: Watch::Nothing }
     }
 
-    /// As the configuration says.
-    pub fn configured(config: &Config, watch: bool) -> Result<Live, Failure> {
-        match &config.live_file {
-            Some(path) => Live::of(path, watch),
-            None => Ok(Live::embedded(config.source.kind)),
+    /// As the configuration says. Waits until etcd answers, if it is there, or until it is stopped.
+    pub fn configured(config: &Config, watch: bool, stop: &Stop) -> Result<Live, Failure> {
+        match (&config.live_file, &config.etcd) {
+            (Some(path), _) => Live::of(path, watch),
+            (None, Some(etcd)) => {
+                let snapshot = etcd::load(etcd, stop).map_err(Failure::failed)?;
+                let (tree, revision) = (snapshot.tree.clone(), snapshot.revision);
+                let watch = if watch { Watch::Etcd(Box::new((etcd.clone(), snapshot))) } else { Watch::Nothing };
+                Ok(Live { tree, revision, watch })
+            }
+            (None, None) => Ok(Live::embedded(config.source.kind)),
         }
     }
 
     /// Read as the operators will read it.
     pub fn read(&self, config: &Config) -> LiveConfig {
-        read_updates(&live_file::diff(&BTreeMap::new(), &self.tree, 1), config)
+        read_updates(&live_file::diff(&BTreeMap::new(), &self.tree, self.revision), config)
     }
 }
 
@@ -119,12 +149,13 @@ const INSTRUMENTS: &str = "/marea/instruments/";
 
 /// Every change of a run, read as its operators have read it: the first revision has the instruments to begin with.
 pub fn read_updates(updates: &[ConfigUpdate], config: &Config) -> LiveConfig {
-    let puts = updates.iter().filter_map(|update| match update {
+    let mut puts = updates.iter().filter_map(|update| match update {
         ConfigUpdate::Put { key, value, revision } => Some((key.as_str(), value.as_str(), *revision)),
         ConfigUpdate::Delete { .. } | ConfigUpdate::Stale(_) => None,
     });
     let first = puts.clone().next().map(|(.., revision)| revision);
-    let tree = puts.filter(|(.., revision)| Some(*revision) == first).map(|(key, value, _)| (key, value)).collect();
+    let first = puts.by_ref().take_while(|(.., revision)| Some(*revision) == first);
+    let tree = first.map(|(key, value, _)| (key, value)).collect();
     let mut live = LiveConfig::new(&initial_instruments(&tree)).with_timeframes(&config.pipeline.timeframes);
     for update in updates {
         live.apply(update);
@@ -186,8 +217,10 @@ pub struct Plan {
     pub live: Result<Live, Failure>,
     /// Of the synthetic market: what it is like beside seed and rate.
     pub market: Synthetic,
-    /// The SQLite file; none: nothing is stored.
-    pub store: Option<PathBuf>,
+    /// The store; none: nothing is stored.
+    pub store: Option<StoreTarget>,
+    /// Whether to go on where the run that the store holds has ended, or to refuse it.
+    pub resume: bool,
     /// Where the feed listens; none: no feed.
     pub listen: Option<Listen>,
     /// Where `now` ends when the source is finished.
@@ -246,23 +279,28 @@ pub struct Running {
 
 /// Starts everything. Whatever refuses to start is said at once, and before the store is taken over.
 pub fn start(plan: Plan) -> Result<Running, Failure> {
-    let Plan { config, live, market, store, listen, until, end_when_finished, keep_state } = plan;
+    let Plan { config, live, market, store, resume, listen, until, end_when_finished, keep_state } = plan;
     let mut refusals = Refusals::default();
     let live = refusals.take(live)?;
     let listener = match &listen {
         Some(listen) => refusals.take(bind(listen))?,
         None => None,
     };
-    if let Some(path) = &store {
-        refusals.take(check_store(path))?;
+    if let Some(target) = &store {
+        refusals.take(check_store(target, resume))?;
     }
-    let live = live.unwrap_or_else(|| Live::embedded(config.source.kind));
+    let mut live = live.unwrap_or_else(|| Live::embedded(config.source.kind));
     let read = live.read(&config);
-    let instruments = Arc::new(read.instruments().clone());
-    let source = refusals.take(prepare_source(&config, market, &instruments))?;
-    let (true, Some((source, progress))) = (refusals.0.is_empty(), source) else {
-        return Err(Failure::Refused(refusals.0));
+    let (acknowledge, lags) = (marea_sources::Committed::default(), Lags::default());
+    let prepare = |instruments: &Arc<Instruments>, marks: &Marks| {
+        let preparing = Preparing { config: &config, instruments, acknowledge: &acknowledge, lags: &lags, marks };
+        preparing.prepare(market.clone(), until.is_some())
     };
+    // Tried before the store is taken over, so that all that is wrong is said at once.
+    refusals.take(prepare(&Arc::new(read.instruments().clone()), &Marks::new()))?;
+    if !refusals.0.is_empty() {
+        return Err(Failure::Refused(refusals.0));
+    }
     let address = listener.as_ref().map(TcpListener::local_addr).transpose().map_err(Failure::failed)?;
     for problem in read.problems() {
         tracing::warn!("live configuration: {problem}");
@@ -275,22 +313,29 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
     let shutdown = Shutdown::default();
     watch_signals(&runtime, &shutdown);
 
-    let source_name = match config.source.kind {
-        SourceKind::Synthetic => "synthetic",
-        SourceKind::File => "file",
+    let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), config.source.kind.as_str());
+    let (mut target, reader) = open_store(store.as_ref(), resume, &runtime, &shutdown)?;
+    let restoration = match &mut target {
+        Target::Store(store) => {
+            runtime.block_on(store.restoration(config.pipeline.timeframes[0])).map_err(Failure::refused)?
+        }
+        Target::Memory(_) => None,
     };
-    let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), source_name);
-    let (target, reader) = open_store(store.as_deref(), &runtime)?;
+    let Standing { read, first, instruments, marks } = Standing::new(&config, &mut live, restoration.as_ref());
+    let (source, progress) = prepare(&instruments, &marks)?;
+    let answered = etcd::Answered::default();
     let feed = listener.as_ref().map(|_| {
         let clock = match config.pipeline.clock {
             Clock::Wall => marea_sinks::Clock::Wall,
             Clock::Event => marea_sinks::Clock::Event,
         };
-        let feed = FeedConfig { clock, workers: config.pipeline.workers, store: reader, max_lag: MAX_LAG };
-        let feed = Feed::new(feed, metrics.clone());
-        // The state is built from nothing: it is complete from the start.
-        feed.health().set_hydrated(true);
-        feed
+        let config_current = matches!(live.watch, Watch::Etcd(_)).then(|| {
+            let answered = answered.clone();
+            Box::new(move || answered.sent().map(system_time)) as marea_sinks::feed::ConfigCurrent
+        });
+        let feed =
+            FeedConfig { clock, workers: config.pipeline.workers, store: reader, max_lag: MAX_LAG, config_current };
+        Feed::new(feed, metrics.clone())
     });
 
     let (out, inputs) = bounded(BATCHES);
@@ -311,10 +356,12 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
     let committer = Committer {
         target,
         feed: feed.clone(),
-        metrics,
+        metrics: metrics.clone(),
         clock: config.pipeline.clock,
         keep_state,
         notes,
+        acknowledge: acknowledge.clone(),
+        restored: restoration.is_some(),
         deadline: Box::new({
             let at = shutdown.at.clone();
             move || at.get().map(|at| *at + DRAIN)
@@ -342,15 +389,34 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
         });
     }
     let (live_out, live_in) = bounded(BATCHES);
+    let cutter = CutterConfig {
+        clock: config.pipeline.clock,
+        lateness: config.pipeline.lateness,
+        max_ticks: config.pipeline.max_ticks,
+        timeframes,
+        instruments: instruments.clone(),
+        metrics_every: METRICS_EVERY,
+    };
+    let cutter = match restoration {
+        None => Cutter::new(cutter),
+        Some(mut restoration) => {
+            let raw = std::mem::take(&mut restoration.raw);
+            tracing::info!(epoch = restoration.epoch, bars = restoration.sealed.bars.len(), "going on from the store");
+            let decoder = Decoder {
+                instruments: instruments.clone(),
+                base_timeframe: config.pipeline.timeframes[0],
+                max_ahead: Some(MAX_AHEAD),
+            };
+            let mut cutter = Cutter::resume(cutter, restoration);
+            for batch in message::replay(&decoder, &raw) {
+                let upper = marks.get(&batch.partition).map_or(batch.upper, |mark| mark.upper.max(batch.upper));
+                cutter.push(Input::Batch(Batch { upper, ..batch }), wall_now());
+            }
+            cutter
+        }
+    };
     let cutting = Cutting {
-        cutter: Cutter::new(CutterConfig {
-            clock: config.pipeline.clock,
-            lateness: config.pipeline.lateness,
-            max_ticks: config.pipeline.max_ticks,
-            timeframes,
-            instruments: instruments.clone(),
-            metrics_every: METRICS_EVERY,
-        }),
+        cutter,
         clock: config.pipeline.clock,
         engine,
         notes: notes_out,
@@ -360,9 +426,9 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
         shutdown: shutdown.clone(),
         until,
         end_when_finished,
+        lags: (lags, metrics, Instant::now()),
     };
     // The whole live configuration enters before the first record.
-    let first = live_file::diff(&BTreeMap::new(), &live.tree, 1);
     let cutter = spawn("cutter", move || cutting.run(first, inputs, live_in))?;
 
     let mut sources = vec![spawn("source", {
@@ -373,9 +439,23 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
             }
         }
     })?];
-    if let Some(path) = live.watch {
-        let stop = shutdown.stop.clone();
-        sources.push(spawn("live file", move || live_file::watch_from(&path, live.tree, 1, &live_out, &stop))?);
+    let stop = shutdown.stop.clone();
+    match live.watch {
+        Watch::Nothing => {}
+        Watch::File(path) => {
+            sources.push(spawn("live file", move || {
+                live_file::watch_from(&path, live.tree, live.revision, &live_out, &stop);
+            })?);
+        }
+        Watch::Etcd(watch) => {
+            let (etcd, snapshot) = *watch;
+            let shutdown = shutdown.clone();
+            sources.push(spawn("etcd", move || {
+                if let Err(error) = etcd::watch(&etcd, snapshot, &answered, &live_out, &stop) {
+                    shutdown.fail(error);
+                }
+            })?);
+        }
     }
     let server = match (listener, &feed) {
         (Some(listener), Some(feed)) => Some(serve(&runtime, listener, feed.clone())?),
@@ -438,61 +518,212 @@ fn watch_signals(runtime: &tokio::runtime::Runtime, shutdown: &Shutdown) {
     });
 }
 
+/// Opens the store. While another process has it, one that may go on stands by.
 fn open_store(
-    path: Option<&Path>,
+    target: Option<&StoreTarget>,
+    resume: bool,
     runtime: &tokio::runtime::Runtime,
+    shutdown: &Shutdown,
 ) -> Result<(Target, Option<marea_sinks::store::Reader>), Failure> {
-    let Some(path) = path else { return Ok((Target::Memory(Box::new(Ledger::new(1))), None)) };
-    let store = runtime.block_on(Store::open(path)).map_err(Failure::refused)?;
-    // Another process may have begun since `check_store`.
-    if store.standing().upper > 0 {
-        return Err(holds_a_run(path, store.standing().upper));
+    let Some(target) = target else { return Ok((Target::Memory(Box::new(Ledger::new(1))), None)) };
+    let (mut said, mut unreachable) = (false, false);
+    loop {
+        match runtime.block_on(Store::try_open(target)) {
+            Ok(Some(store)) => {
+                let reader = store.reader();
+                return Ok((Target::Store(Box::new(store)), Some(reader)));
+            }
+            Ok(None) => {}
+            Err(error) if error.retryable() && resume => {
+                if !std::mem::replace(&mut unreachable, true) {
+                    tracing::warn!(%error, "waiting for the store");
+                }
+                if !shutdown.stop.sleep(STANDBY_LOOK) {
+                    return Err(Failure::failed(error));
+                }
+                continue;
+            }
+            Err(error) => return Err(Failure::refused(error)),
+        }
+        if !resume {
+            return Err(Failure::refused(format!("store {target}: another process has it: name another one")));
+        }
+        if !std::mem::replace(&mut said, true) {
+            tracing::warn!("store {target}: another process has it: standing by until that one is gone");
+        }
+        if !shutdown.stop.sleep(STANDBY_LOOK) {
+            return Err(Failure::failed("stopped while standing by"));
+        }
     }
-    let reader = store.reader();
-    Ok((Target::Sqlite(Box::new(store)), Some(reader)))
 }
 
-fn holds_a_run(path: &Path, upper: Epoch) -> Failure {
-    Failure::Refused(vec![format!(
-        "store {}: holds a run already, up to epoch {upper}; runs are not resumed yet: name another file",
-        path.display(),
-    )])
-}
-
-/// Whether a run may begin in this store. Only reads: a process that writes to it is not fenced.
-pub fn check_store(path: &Path) -> Result<(), Failure> {
+/// Whether a run may begin, or go on, in this store. Only reads: a process that writes to it is not fenced.
+pub fn check_store(target: &StoreTarget, resume: bool) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::failed)?;
-    match runtime.block_on(Store::peek(path)).map_err(Failure::refused)? {
-        Some(upper) => Err(holds_a_run(path, upper)),
-        None => Ok(()),
+    let peeked = match runtime.block_on(Store::peek(target)) {
+        // It is waited for.
+        Err(error) if error.retryable() && resume => return Ok(()),
+        peeked => peeked.map_err(Failure::refused)?,
+    };
+    match peeked {
+        Some(upper) if !resume => Err(Failure::Refused(vec![format!(
+            "store {target}: holds a run already, up to epoch {upper}: name another one"
+        )])),
+        _ => Ok(()),
+    }
+}
+
+/// Where each partition stood.
+type Marks = BTreeMap<Partition, PartitionMark>;
+
+/// What a process begins with.
+struct Standing {
+    /// The live configuration as it will be, to explain and to warn by.
+    read: LiveConfig,
+    /// What of it is new.
+    first: Vec<ConfigUpdate>,
+    /// Their scales and price sources are those of the run's very beginning.
+    instruments: Arc<Instruments>,
+    marks: Marks,
+}
+
+impl Standing {
+    fn new(config: &Config, live: &mut Live, restoration: Option<&Restoration>) -> Standing {
+        let Some(restoration) = restoration else {
+            let read = live.read(config);
+            let first = live_file::diff(&BTreeMap::new(), &live.tree, live.revision);
+            return Standing { instruments: Arc::new(read.instruments().clone()), read, first, marks: Marks::new() };
+        };
+        let (mut tree, mut stale, mut last) = (BTreeMap::new(), false, 0);
+        for update in &restoration.config {
+            match update {
+                ConfigUpdate::Put { key, value, revision } => {
+                    tree.insert(key.clone(), value.clone());
+                    last = last.max(*revision);
+                }
+                ConfigUpdate::Delete { key, revision } => {
+                    tree.remove(key);
+                    last = last.max(*revision);
+                }
+                ConfigUpdate::Stale(now) => stale = *now,
+            }
+        }
+        if matches!(live.watch, Watch::Nothing | Watch::File(_)) {
+            live.revision = last + 1;
+        }
+        let mut first = live_file::diff(&tree, &live.tree, live.revision);
+        if stale {
+            first.push(ConfigUpdate::Stale(false));
+        }
+        let initial = read_updates(&restoration.config, config);
+        let instruments = Arc::new(initial.initial().clone());
+        Standing { read: initial, first, instruments, marks: restoration.partitions.clone() }
     }
 }
 
 type Source = Box<dyn FnOnce(&marea_sources::Sender, &Stop) -> Result<(), String> + Send>;
 
-/// The source, checked but not yet running.
-fn prepare_source(
-    config: &Config,
-    market: Synthetic,
-    instruments: &Arc<Instruments>,
-) -> Result<(Source, Option<Arc<FileProgress>>), Failure> {
-    let instruments = instruments.clone();
-    match config.source.kind {
-        SourceKind::Synthetic => {
-            synthetic::Market::new(&market, &instruments).map_err(|e| Failure::refused(format!("source.{e}")))?;
-            let run =
-                move |out: &_, stop: &_| synthetic::run(&market, &instruments, out, stop).map_err(|e| e.to_string());
-            Ok((Box::new(run), None))
+/// How far an event time may be ahead of its receipt.
+const MAX_AHEAD: Nanos = 5 * SECOND;
+
+/// What a source is made of.
+struct Preparing<'a> {
+    config: &'a Config,
+    instruments: &'a Arc<Instruments>,
+    acknowledge: &'a marea_sources::Committed,
+    lags: &'a Lags,
+    /// Where the run has come to that goes on.
+    marks: &'a Marks,
+}
+
+impl Preparing<'_> {
+    fn decoder(&self) -> Decoder {
+        let base_timeframe = self.config.pipeline.timeframes[0];
+        Decoder { instruments: self.instruments.clone(), base_timeframe, max_ahead: Some(MAX_AHEAD) }
+    }
+
+    /// Where to read on. Refuses a run of another source: what it has read could not be read again.
+    fn resume(&self) -> Result<Vec<Resume>, Failure> {
+        let source = &self.config.source;
+        let known = |partition: &str| match source.kind {
+            SourceKind::Synthetic => partition == synthetic::PARTITION,
+            SourceKind::File => {
+                let accounts = source.accounts.iter();
+                partition == file::PARTITION
+                    || source.paths.iter().chain(accounts).any(|path| path.as_os_str() == partition)
+            }
+            SourceKind::Kafka => {
+                let topics = [Some(&source.kafka.topic), source.kafka.accounts_topic.as_ref()];
+                let of =
+                    |topic: &String| partition.rsplit_once('/').is_some_and(|(p, _)| p == format!("kafka:{topic}"));
+                topics.into_iter().flatten().any(of)
+            }
+            SourceKind::RabbitMq => {
+                let queues = [Some(&source.rabbitmq.name), source.rabbitmq.accounts.as_ref()];
+                let of =
+                    |queue: &String| partition.starts_with("rabbitmq:") && partition.ends_with(&format!("/{queue}"));
+                queues.into_iter().flatten().any(of)
+            }
+        };
+        let strange = self.marks.keys().filter(|partition| !known(partition.as_str()));
+        let strange: Vec<String> = strange
+            .map(|partition| format!("the store holds a run that has read {partition}, which is not a part of the source: name it, or another store"))
+            .collect();
+        if !strange.is_empty() {
+            return Err(Failure::Refused(strange));
         }
-        SourceKind::File => {
-            let files = open_files(config, instruments).map_err(Failure::Refused)?;
-            let progress = files.progress();
-            Ok((Box::new(move |out, stop| files.run(out, stop).map_err(|e| e.to_string())), Some(progress)))
+        let resume = |mark: &PartitionMark| {
+            let PartitionMark { partition, low, upper, fingerprint, .. } = *mark;
+            Resume { partition, low, upper, fingerprint }
+        };
+        Ok(self.marks.values().map(resume).collect())
+    }
+
+    /// The source, checked but not yet running. A topic, stream or queue ends only if it is asked to, at what it has now.
+    fn prepare(self, market: Synthetic, until_end: bool) -> Result<(Source, Option<Arc<FileProgress>>), Failure> {
+        let Preparing { config, .. } = self;
+        let instruments = self.instruments.clone();
+        let (acknowledge, lags) = (self.acknowledge.clone(), self.lags.clone());
+        let resume = self.resume()?;
+        match config.source.kind {
+            SourceKind::Kafka => {
+                let kafka = KafkaConfig { until_end, ..config.source.kafka.clone() };
+                let kafka = kafka::open(kafka, self.decoder(), resume, acknowledge, lags).map_err(Failure::refused)?;
+                Ok((Box::new(move |out, stop| kafka.run(out, stop).map_err(|e| e.to_string())), None))
+            }
+            SourceKind::RabbitMq => {
+                let rabbit = RabbitConfig { until_end, ..config.source.rabbitmq.clone() };
+                let rabbit = rabbitmq::open(rabbit, self.decoder(), resume, acknowledge, lags);
+                let rabbit = rabbit.map_err(Failure::refused)?;
+                Ok((Box::new(move |out, stop| rabbit.run(out, stop).map_err(|e| e.to_string())), None))
+            }
+            SourceKind::Synthetic => {
+                let market = match resume.iter().find_map(|resume| resume.fingerprint) {
+                    None => market,
+                    Some(left) => market.resumed(left).ok_or_else(|| {
+                        Failure::refused(
+                            "the store holds a run of another synthetic market: set seed and rate as they were, or name \
+                             another store",
+                        )
+                    })?,
+                };
+                synthetic::Market::new(&market, &instruments).map_err(|e| Failure::refused(format!("source.{e}")))?;
+                let run = move |out: &_, stop: &_| {
+                    synthetic::run(&market, &instruments, out, stop).map_err(|e| e.to_string())
+                };
+                Ok((Box::new(run), None))
+            }
+            SourceKind::File => {
+                let files = open_files(config, instruments).map_err(Failure::Refused)?;
+                let progress = files.progress();
+                Ok((Box::new(move |out, stop| files.run(out, stop).map_err(|e| e.to_string())), Some(progress)))
+            }
         }
     }
 }
 
-fn open_files(config: &Config, instruments: Arc<Instruments>) -> Result<file::Files, Vec<String>> {
+/// The configured files, open; or everything that is wrong with them.
+pub fn open_files(config: &Config, instruments: Arc<Instruments>) -> Result<file::Files, Vec<String>> {
     let source = &config.source;
     let files = FileConfig {
         files: source.paths.clone(),
@@ -553,6 +784,10 @@ fn spawn<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'stati
     thread.map_err(|e| Failure::failed(format!("cannot start the thread {name}: {e}")))
 }
 
+fn system_time(since_1970: Nanos) -> SystemTime {
+    UNIX_EPOCH + Duration::from_nanos(since_1970.unsigned_abs())
+}
+
 /// The thread that cuts.
 struct Cutting {
     cutter: Cutter,
@@ -567,6 +802,8 @@ struct Cutting {
     shutdown: Shutdown,
     until: Option<Nanos>,
     end_when_finished: bool,
+    /// How far the source is behind, where that is shown, and when it was last.
+    lags: (Lags, Metrics, Instant),
 }
 
 impl Cutting {
@@ -615,7 +852,18 @@ impl Cutting {
                     }
                 }
             }
+            if self.cutter.is_replaying() {
+                let Some(cut) = self.cutter.restored() else {
+                    if ended {
+                        self.shutdown.fail("the source ended before it came to where the store stands");
+                    }
+                    continue;
+                };
+                tracing::info!(ticks = cut.records().count(), "read again what had not sealed");
+                self.submit(cut)?;
+            }
             self.cut(|cutter| !cutter.ready())?;
+            self.show_lags();
             // A source that ended since it was stopped, or broke, has not reached its end.
             if ended && !self.shutdown.is_stopped() {
                 ended = false;
@@ -637,6 +885,16 @@ impl Cutting {
         }
     }
 
+    fn show_lags(&mut self) {
+        let (lags, metrics, shown) = &mut self.lags;
+        if shown.elapsed() >= LAGS_EVERY {
+            *shown = Instant::now();
+            for (partition, lag) in lags.all() {
+                metrics.consumer_lag(partition, lag.records);
+            }
+        }
+    }
+
     fn push(&mut self, input: Input) {
         if !matches!(input, Input::Start { .. }) {
             self.push_first();
@@ -652,7 +910,7 @@ impl Cutting {
 
     /// Cuts until `enough`, or until nothing is left to cut.
     fn cut(&mut self, enough: impl Fn(&Cutter) -> bool) -> Result<(), crate::engine::EngineError> {
-        loop {
+        while !self.cutter.is_replaying() {
             match self.cutter.cut(wall_now() / MILLI) {
                 Some(cut) => self.submit(cut)?,
                 None if self.cutter.is_drained() => return Ok(()),
@@ -663,6 +921,7 @@ impl Cutting {
                 return Ok(());
             }
         }
+        Ok(())
     }
 
     fn submit(&mut self, cut: Cut) -> Result<(), crate::engine::EngineError> {
@@ -676,7 +935,8 @@ impl Cutting {
             self.problems = problems;
         }
         drop(desk);
-        if cut.received.is_some() || !cut.config.is_empty() {
+        // What is computed once more was noted when it happened.
+        if cut.sealed.is_none() && (cut.received.is_some() || !cut.config.is_empty()) {
             let note = Note { epoch: cut.epoch, received: cut.received, config: cut.config.clone() };
             // A committer that is gone has said why, and has asked to stop.
             let _ = self.notes.send(note);

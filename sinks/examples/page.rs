@@ -210,7 +210,13 @@ async fn main() -> std::io::Result<()> {
     let silent_after = std::env::args().nth(1).and_then(|s| s.parse().ok()).map(Duration::from_secs);
     let port = std::env::args().nth(2).unwrap_or_else(|| "0".to_owned());
     let feed = Feed::new(
-        FeedConfig { clock: Clock::Wall, workers: 1, store: None, max_lag: Duration::from_secs(5) },
+        FeedConfig {
+            clock: Clock::Wall,
+            workers: 1,
+            store: None,
+            max_lag: Duration::from_secs(5),
+            config_current: None,
+        },
         Metrics::new(env!("CARGO_PKG_VERSION"), "synthetic"),
     );
     feed.health().set_hydrated(true);

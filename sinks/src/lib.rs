@@ -12,6 +12,7 @@ pub mod dump;
 pub mod feed;
 pub mod metrics;
 pub mod page;
+pub mod publish;
 pub mod store;
 pub mod view;
 

@@ -5,7 +5,7 @@
 
 use crate::store::Committed;
 use marea_model::output::{Change, ClosedEpoch, Output};
-use marea_model::{BlockReason, Reason};
+use marea_model::{BlockReason, Partition, Reason};
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
@@ -41,11 +41,13 @@ struct Inner {
     blocked: IntCounterVec,
     state_bytes: IntGaugeVec,
     config_revision: IntGauge,
+    consumer_lag: IntGaugeVec,
+    recovery_differences: prometheus::IntCounter,
     tick_rate: Gauge,
 }
 
 impl Metrics {
-    /// Metrics of a process of this version whose records come from `source` (`synthetic`, `file`).
+    /// Metrics of a process of this version whose records come from `source` (`synthetic`, `file`, `kafka`, `rabbitmq`).
     ///
     /// # Panics
     /// Never: names are fixed, and each is registered once in a registry of its own.
@@ -115,6 +117,17 @@ impl Metrics {
             config_revision: register!(IntGauge::new(
                 "marea_config_revision",
                 "Revision of the live configuration in effect"
+            )),
+            consumer_lag: register!(IntGaugeVec::new(
+                Opts::new(
+                    format!("marea_{source}_consumer_lag_records"),
+                    "Messages that the broker has and marea has not read"
+                ),
+                &["partition"]
+            )),
+            recovery_differences: register!(prometheus::IntCounter::new(
+                "marea_recovery_differences_total",
+                "Rows that a restart computed otherwise than they stood: mended, and never expected"
             )),
             tick_rate: register!(Gauge::new("marea_ticks_per_second", "Records committed a second, over five seconds")),
             registry,
@@ -190,6 +203,17 @@ impl Metrics {
         self.inner.config_revision.set(i64::try_from(revision).unwrap_or(i64::MAX));
     }
 
+    /// Messages that the broker has in a partition and that were not read.
+    pub fn consumer_lag(&self, partition: Partition, records: u64) {
+        let records = i64::try_from(records).unwrap_or(i64::MAX);
+        self.inner.consumer_lag.with_label_values(&[partition.as_str()]).set(records);
+    }
+
+    /// Rows that a restart computed otherwise than they stood.
+    pub fn recovery_differences(&self, n: u64) {
+        self.inner.recovery_differences.inc_by(n);
+    }
+
     /// Records committed a second.
     pub fn tick_rate(&self, per_second: f64) {
         self.inner.tick_rate.set(per_second);
@@ -216,7 +240,11 @@ mod tests {
             changes: Vec::new(),
             dead,
             totals,
-            cursors: Vec::new(),
+            marks: Vec::new(),
+            raw: Vec::new(),
+            quotes: Vec::new(),
+            accounts: Vec::new(),
+            amends: Vec::new(),
             progress: Progress::START,
         }
     }

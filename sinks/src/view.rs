@@ -284,9 +284,9 @@ impl View {
         millis(self.started.1)
     }
 
-    /// Until when what stands here may be acted on: [`HEARTBEAT`] after the last commit. None before the first.
-    pub fn deadline(&self) -> Option<SystemTime> {
-        self.read().committed.map(|(_, at)| at + HEARTBEAT)
+    /// When the last commit was. None before the first.
+    pub fn committed_at(&self) -> Option<SystemTime> {
+        self.read().committed.map(|(_, at)| at)
     }
 
     /// How long ago the last commit was.

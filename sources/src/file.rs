@@ -14,7 +14,7 @@
 //! record that cannot be read is a dead letter, and the file goes on; a file that breaks in the middle ends the run,
 //! naming path and row, after everything before that row has been sent. Then nothing says [`Input::Finished`].
 
-use crate::{BATCH_ROWS, Input, Sender, Stop, Stopped, send, wall_now};
+use crate::{BATCH_ROWS, Carries, Input, Sender, Stop, Stopped, send, wall_now};
 use arrow_array::RecordBatch;
 use marea_model::codec::arrow::{BatchReader, RowsAre, check_schema, decode_batch, dictionary_schema};
 use marea_model::codec::{Decoded, Decoder, csv, json};
@@ -511,14 +511,13 @@ impl Pending<'_> {
         }
         self.upper += self.len() as u64;
         let batch = Batch {
-            partition: self.partition,
             records: std::mem::take(&mut self.records),
             rejects: std::mem::take(&mut self.rejects),
             accounts: std::mem::take(&mut self.accounts),
             unknown_fields: std::mem::take(&mut self.unknown_fields),
             upper: self.upper,
             at_end,
-            receive_time: wall_now(),
+            ..Batch::new(self.partition, wall_now())
         };
         send(self.out, self.stop, Input::Batch(batch))
     }
@@ -592,7 +591,7 @@ impl Files {
         let Files { streams, decoder, rows, speed, progress } = self;
         let only = streams.len() == 1 && *speed == Speed::Full;
         let partition = Partition::new(PARTITION).expect("a valid partition name");
-        send(out, stop, Input::Start { partition })?;
+        send(out, stop, Input::Start { partition, carries: Carries::Ticks })?;
         let mut pending = Pending {
             out,
             stop,
@@ -775,7 +774,7 @@ mod tests {
         drop(out);
         for (i, input) in inputs.into_iter().enumerate() {
             match input {
-                Input::Start { partition } => assert!(i == 0 && partition.as_str() == PARTITION),
+                Input::Start { partition, .. } => assert!(i == 0 && partition.as_str() == PARTITION),
                 Input::Batch(batch) => {
                     assert!(!sent.at_end && batch.partition.as_str() == PARTITION);
                     let rows = batch.records.len() + batch.accounts.len() + batch.rejects.len();

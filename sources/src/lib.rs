@@ -6,16 +6,31 @@
 //! backpressure. A source ends when it is finished, when it is stopped ([`Stop`]), or when nobody listens any more.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod etcd;
 pub mod file;
+pub mod kafka;
 pub mod live_file;
+pub mod message;
+pub mod rabbitmq;
 pub mod synthetic;
 
 use crossbeam_channel::SendTimeoutError;
+use marea_model::cursor::Fingerprint;
 use marea_model::time::Nanos;
 use marea_model::{ConfigUpdate, Partition, cursor};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// What a partition carries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Carries {
+    /// Ticks, and maybe account snapshots among them.
+    Ticks,
+    /// Account snapshots alone.
+    Accounts,
+}
 
 /// What a source sends.
 #[derive(Clone, Debug)]
@@ -25,6 +40,8 @@ pub enum Input {
     Start {
         /// The partition.
         partition: Partition,
+        /// What it carries: account snapshots hold no watermark back.
+        carries: Carries,
     },
     /// Records of one partition, in order.
     Batch(cursor::Batch),
@@ -42,6 +59,64 @@ pub type Sender = crossbeam_channel::Sender<Input>;
 
 /// The cutter's end.
 pub type Receiver = crossbeam_channel::Receiver<Input>;
+
+/// Where to read on in a partition that was read before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Resume {
+    /// The partition.
+    pub partition: Partition,
+    /// The first offset that is wanted: what stands from here to `upper` was committed, and is read once more.
+    pub low: u64,
+    /// The first offset that was not committed.
+    pub upper: u64,
+    /// How a committed record reads, if it is known.
+    pub fingerprint: Option<Fingerprint>,
+}
+
+/// How far each partition is committed: told by the committer, asked by sources that acknowledge.
+#[derive(Clone, Debug, Default)]
+pub struct Committed(Arc<Mutex<BTreeMap<Partition, u64>>>);
+
+impl Committed {
+    /// Everything before these offsets is committed.
+    pub fn advance(&self, uppers: impl IntoIterator<Item = (Partition, u64)>) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (partition, upper) in uppers {
+            let known = all.entry(partition).or_default();
+            *known = upper.max(*known);
+        }
+    }
+
+    /// The first offset of a partition that is not committed; none if nothing is.
+    pub fn upper(&self, partition: Partition) -> Option<u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&partition).copied()
+    }
+}
+
+/// How far a source is behind in one partition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Lag {
+    /// Messages that the broker has and this source has not read.
+    pub records: u64,
+    /// The greatest event time that was read.
+    pub event_time: Option<Nanos>,
+}
+
+/// How far a source is behind: told by the source, asked by whoever shows it.
+#[derive(Clone, Debug, Default)]
+pub struct Lags(Arc<Mutex<BTreeMap<Partition, Lag>>>);
+
+impl Lags {
+    /// A partition stands so now.
+    pub fn set(&self, partition: Partition, lag: Lag) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(partition, lag);
+    }
+
+    /// All partitions.
+    pub fn all(&self) -> Vec<(Partition, Lag)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|(p, lag)| (*p, *lag)).collect()
+    }
+}
 
 /// The most records of a batch.
 pub const BATCH_ROWS: usize = 8192;

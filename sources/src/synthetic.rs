@@ -17,7 +17,8 @@
 //!
 //! **Cursor**: partition `synthetic`, offset = number of the record from 0. Nothing is kept: a restart begins anew.
 
-use crate::{BATCH_ROWS, Input, Sender, Stop, live_file, send, wall_now};
+use crate::{BATCH_ROWS, Carries, Input, Sender, Stop, live_file, send, wall_now};
+use marea_model::cursor::Fingerprint;
 use marea_model::instrument::InstrumentSpec;
 use marea_model::time::{MILLI, Nanos, SECOND};
 use marea_model::{
@@ -150,6 +151,22 @@ pub struct SyntheticError {
 const MAX_START: Nanos = 7_258_118_400 * SECOND;
 
 impl Synthetic {
+    /// What tells this market from every other one: its start, and all that decides what happens in it.
+    pub fn fingerprint(&self) -> Fingerprint {
+        let Synthetic { seed, symbols, start, history, history_rate, rate, faults, accounts, pace: _, limit: _ } = self;
+        let settings = format!("{seed} {symbols} {history} {history_rate} {rate} {faults:?} {accounts:?}");
+        // FNV-1a: the same in every process.
+        let fold = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+        let hash = settings.bytes().fold(0xcbf2_9ce4_8422_2325, fold);
+        Fingerprint { offset: 0, timestamp_ms: start / MILLI, hash }
+    }
+
+    /// The same market as one that was read before; none if its settings are not those.
+    pub fn resumed(self, fingerprint: Fingerprint) -> Option<Synthetic> {
+        let market = Synthetic { start: fingerprint.timestamp_ms.saturating_mul(MILLI), ..self };
+        (market.fingerprint() == fingerprint).then_some(market)
+    }
+
     fn check(&self) -> Result<(), SyntheticError> {
         let refuse = |field, value: &dyn ToString, must| Err(SyntheticError { field, value: value.to_string(), must });
         if !(1..=1000).contains(&self.symbols) {
@@ -630,9 +647,10 @@ impl Iterator for Market {
 pub fn run(config: &Synthetic, instruments: &Instruments, out: &Sender, stop: &Stop) -> Result<(), SyntheticError> {
     let mut market = Market::new(config, instruments)?.peekable();
     let partition = Partition::new(PARTITION).expect("a valid partition name");
-    if send(out, stop, Input::Start { partition }).is_err() {
+    if send(out, stop, Input::Start { partition, carries: Carries::Ticks }).is_err() {
         return Ok(());
     }
+    let fingerprint = config.fingerprint();
     let (mut offset, mut left) = (0_u64, config.limit.unwrap_or(u64::MAX));
     while left > 0 {
         let now = wall_now();
@@ -656,15 +674,13 @@ pub fn run(config: &Synthetic, instruments: &Instruments, out: &Sender, stop: &S
         let wait = market.peek().map_or(0, |(due, _)| due.saturating_sub(deadline));
         if !records.is_empty() || !accounts.is_empty() {
             let batch = Batch {
-                partition,
                 records,
-                rejects: Vec::new(),
                 accounts,
-                unknown_fields: 0,
                 upper: offset,
                 // Live, everything that there is has been sent; at full speed there is always more.
                 at_end: wait > 0,
-                receive_time: now,
+                fingerprint: Some(fingerprint),
+                ..Batch::new(partition, now)
             };
             if send(out, stop, Input::Batch(batch)).is_err() {
                 return Ok(());

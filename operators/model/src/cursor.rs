@@ -126,6 +126,45 @@ pub fn excerpt(value: &str) -> String {
     text
 }
 
+/// How a record that was read reads: a log that has another one in its place is another log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Fingerprint {
+    /// Where it stands in its partition.
+    pub offset: u64,
+    /// Its timestamp, as the log has it, in milliseconds since 1970.
+    pub timestamp_ms: i64,
+    /// A hash of its bytes, the same in every process.
+    pub hash: u64,
+}
+
+/// Where a partition stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PartitionMark {
+    /// The partition.
+    pub partition: Partition,
+    /// Every record whose bar may still change stands at this offset or after it.
+    pub low: u64,
+    /// The first offset not yet taken.
+    pub upper: u64,
+    /// The greatest event time of its accepted trades and quotes.
+    pub greatest: Option<Nanos>,
+    /// How a record before `upper` reads, if the source says so.
+    pub fingerprint: Option<Fingerprint>,
+}
+
+/// A message as it came, of a source that cannot be asked for it again.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RawMessage {
+    /// Where it came from.
+    pub cursor: Cursor,
+    /// What it says it is.
+    pub content_type: Option<String>,
+    /// When it was received, by the wall clock.
+    pub receive_time: Nanos,
+    /// Its bytes.
+    pub body: Vec<u8>,
+}
+
 /// What a source sends: decoded records of one partition in order, and what it could not read.
 #[derive(Clone, Debug)]
 pub struct Batch {
@@ -145,4 +184,26 @@ pub struct Batch {
     pub at_end: bool,
     /// When it was received, by the wall clock.
     pub receive_time: Nanos,
+    /// Its messages, if the source cannot be asked for them again.
+    pub raw: Vec<RawMessage>,
+    /// How the last of its messages reads, if the source can be asked for it again.
+    pub fingerprint: Option<Fingerprint>,
+}
+
+impl Batch {
+    /// Nothing yet, up to the partition's beginning.
+    pub fn new(partition: Partition, receive_time: Nanos) -> Self {
+        Batch {
+            partition,
+            records: Ticks::new(),
+            rejects: Vec::new(),
+            accounts: Vec::new(),
+            unknown_fields: 0,
+            upper: 0,
+            at_end: false,
+            receive_time,
+            raw: Vec::new(),
+            fingerprint: None,
+        }
+    }
 }

@@ -17,6 +17,7 @@ pub mod output;
 pub mod policy;
 pub mod progress;
 pub mod recommendation;
+pub mod restore;
 pub mod strategy;
 pub mod tick;
 pub mod ticks;
@@ -26,7 +27,7 @@ pub mod window;
 
 pub use account::{AccountSnapshot, Position};
 pub use bar::{Bar, BarBody};
-pub use cursor::{Cursor, DeadLetter, Reason, Record};
+pub use cursor::{Cursor, DeadLetter, PartitionMark, RawMessage, Reason, Record};
 pub use instrument::{Instrument, Instruments, PriceSource};
 pub use live::{ConfigUpdate, LiveConfig};
 pub use name::{AccountId, Partition, StrategyId, Symbol};
@@ -35,8 +36,9 @@ pub use output::{Delta, IndicatorBars, IndicatorRow, Metrics, MetricsRow, Output
 pub use policy::Policy;
 pub use progress::Progress;
 pub use recommendation::Recommendation;
+pub use restore::{Restoration, Sealed};
 pub use strategy::Strategy;
-pub use tick::{Amend, Event, Tick};
+pub use tick::{Amend, Event, Quote, Tick};
 pub use ticks::{TickSlice, Ticks};
 pub use time::{Epoch, Nanos, Timeframe};
 pub use verdict::{BlockReason, Verdict};

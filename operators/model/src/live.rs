@@ -268,6 +268,11 @@ impl LiveConfig {
         LiveConfig { initial: initial.clone(), instruments: initial.clone(), ..LiveConfig::default() }
     }
 
+    /// The instruments of the start.
+    pub fn initial(&self) -> &Instruments {
+        &self.initial
+    }
+
     /// Refuses strategies and decision timeframes for which there are no bars.
     pub fn with_timeframes(mut self, timeframes: &[Timeframe]) -> Self {
         self.timeframes = Some(timeframes.to_vec());

@@ -1,11 +1,13 @@
 //! Rows of the state tables, and how they change.
 
+use crate::account::AccountSnapshot;
 use crate::bar::Bar;
-use crate::cursor::DeadLetter;
-use crate::name::{AccountId, Partition, StrategyId, Symbol};
+use crate::cursor::{DeadLetter, PartitionMark, RawMessage};
+use crate::name::{AccountId, StrategyId, Symbol};
 use crate::num::F64;
 use crate::progress::Progress;
 use crate::recommendation::Recommendation;
+use crate::tick::{Quote, Tick};
 use crate::time::{Epoch, Nanos, Timeframe};
 use crate::verdict::Verdict;
 use serde::Serialize;
@@ -271,7 +273,7 @@ pub struct Totals {
     pub held: i64,
     /// Records whose unknown fields were ignored.
     pub unknown_fields: i64,
-    /// Accepted prices far from the one before them (a store does not keep this count).
+    /// Accepted prices far from the one before them.
     pub price_jumps: i64,
 }
 
@@ -432,8 +434,16 @@ pub struct ClosedEpoch {
     pub dead: Vec<DeadLetter>,
     /// Counts of this epoch alone.
     pub totals: Totals,
-    /// The first offset not yet read, of each partition that moved.
-    pub cursors: Vec<(Partition, u64)>,
+    /// Where each partition stands that does not stand where it stood.
+    pub marks: Vec<PartitionMark>,
+    /// Messages of sources that cannot be asked for them again.
+    pub raw: Vec<RawMessage>,
+    /// The latest quote of each symbol whose latest quote changed, and of each that is new.
+    pub quotes: Vec<(Symbol, Option<Quote>)>,
+    /// Snapshots of accounts, as they came.
+    pub accounts: Vec<AccountSnapshot>,
+    /// Amends, as they came.
+    pub amends: Vec<Tick>,
     /// As of its end.
     pub progress: Progress,
 }

@@ -71,6 +71,19 @@ impl Event {
     }
 }
 
+/// The top of the book.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Quote {
+    /// The exchange's time.
+    pub event_time: Nanos,
+    /// Order within the event time.
+    pub seq: u64,
+    /// Best bid.
+    pub bid: Price,
+    /// Best ask.
+    pub ask: Price,
+}
+
 /// The replacement of one sealed base bar. The highest rev wins; at equal rev the greater body, `deleted` the greatest.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Amend {

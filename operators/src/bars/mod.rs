@@ -39,11 +39,12 @@ use bucket::{Bucket, Edit, Edits, UNTOUCHED, is_small};
 use log::{Key, Log, Pool, QuoteTick, Trade};
 use marea_model::cursor::excerpt;
 use marea_model::num::format_fixed;
+pub use marea_model::tick::Quote;
 use marea_model::ticks::RowKind;
 use marea_model::time::format_rfc3339;
 use marea_model::{
-    Amend, BarBody, Cursor, DeadLetter, Event, Instruments, Nanos, Price, PriceSource, Progress, Reason, Size, Symbol,
-    Tick, TickSlice, Ticks, Timeframe,
+    Amend, BarBody, Cursor, DeadLetter, Event, Instruments, Nanos, Price, PriceSource, Progress, Reason, Sealed, Size,
+    Symbol, Tick, TickSlice, Ticks, Timeframe,
 };
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
@@ -59,19 +60,6 @@ pub struct BarUpsert {
     pub open_time: Nanos,
     /// None: no bar stands any more.
     pub body: Option<BarBody>,
-}
-
-/// The top of the book.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-pub struct Quote {
-    /// The exchange's time.
-    pub event_time: Nanos,
-    /// Order within the event time.
-    pub seq: u64,
-    /// Best bid.
-    pub bid: Price,
-    /// Best ask.
-    pub ask: Price,
 }
 
 /// The latest quote of a symbol, once an epoch when it changed.
@@ -778,23 +766,55 @@ impl Bars {
         self.output()
     }
 
+    /// Takes over what has sealed before this process: before the first epoch, whose ticks are then those of bars that have
+    /// not.
+    pub fn restore(&mut self, sealed: &Sealed, sealed_through: Nanos) {
+        self.shared.sealed_through = sealed_through;
+        for (symbol, open_time, body) in &sealed.bars {
+            if let Some((state, shared)) = self.number(*symbol) {
+                state.appear(shared);
+                shared.sealed.push(BarUpsert { symbol: *symbol, open_time: *open_time, body: Some(*body) });
+            }
+        }
+        for (symbol, quote) in &sealed.quotes {
+            if let Some((state, shared)) = self.number(*symbol) {
+                state.quote = *quote;
+                state.appear(shared);
+            }
+        }
+        for tick in &sealed.amends {
+            let Event::Amend(amend) = &tick.event else { continue };
+            if let Some((state, shared)) = self.number(tick.symbol) {
+                state.appear(shared);
+                let amended = state.amends.entry(tick.event_time).or_default();
+                amended.known.insert((**amend).clone());
+                amended.given = Some(amended.body());
+            }
+        }
+    }
+
+    /// The state of a symbol, if it is this worker's.
+    fn number(&mut self, symbol: Symbol) -> Option<(&mut SymbolState, &mut Shared)> {
+        if owner(symbol, self.peers) != self.index {
+            return None;
+        }
+        let number = self.names.number(symbol);
+        if number == self.symbols.len() {
+            let (hot, state) = SymbolState::new(number, symbol, &self.shared.instruments);
+            self.hot.push(hot);
+            self.symbols.push(state);
+        }
+        Some((&mut self.symbols[number], &mut self.shared))
+    }
+
     fn number_symbols(&mut self, ticks: &Arc<Ticks>) {
         if self.batch.as_ref().is_some_and(|batch| Arc::ptr_eq(batch, ticks)) {
             return;
         }
         self.numbers.clear();
         for symbol in ticks.symbols() {
-            if owner(*symbol, self.peers) != self.index {
-                self.numbers.push(NOT_MINE);
-                continue;
-            }
-            let number = self.names.number(*symbol);
-            if number == self.symbols.len() {
-                let (hot, state) = SymbolState::new(number, *symbol, &self.shared.instruments);
-                self.hot.push(hot);
-                self.symbols.push(state);
-            }
-            self.numbers.push(number as u32);
+            let number = self.number(*symbol).map_or(NOT_MINE, |(state, _)| state.number);
+            self.numbers.push(number);
         }
         self.batch = Some(Arc::clone(ticks));
     }
@@ -963,7 +983,14 @@ pub fn bars<'scope>(clock: Clock<'scope>, mut kernel: Bars) -> BarsStreams<'scop
     let (dead, dead_stream) = operator.output();
     let (counts, count_stream) = operator.output();
     operator.build(move |_, feed| {
-        let output = kernel.epoch(&feed.ticks, Some(feed.progress));
+        if let Some(sealed) = &feed.sealed {
+            kernel.restore(sealed, feed.progress.sealed_through);
+        }
+        let mut output = kernel.epoch(&feed.ticks, Some(feed.progress));
+        if feed.sealed.is_some() {
+            // Judged and counted before, by the process that was killed.
+            (output.dead, output.counts) = (Vec::new(), Counts::default());
+        }
         bars.give_vec(output.bars);
         quotes.give_vec(output.quotes);
         dead.give_vec(output.dead);

@@ -34,7 +34,7 @@ fn every_error_has_its_place_its_key_its_value_and_what_it_must_be() {
     let cases: &[(&str, &str)] = &[
         ("[pipeline]\nworker = 2", "marea.toml:2: pipeline.worker: unknown key; did you mean \"workers\"?"),
         ("[pipelin]\nworkers = 2", "marea.toml:1: pipelin: unknown section; did you mean \"pipeline\"?"),
-        ("[kafka]\nbrokers = 'x'", "marea.toml:1: kafka: unknown section"),
+        ("[kafak]\nbrokers = 'x'", "marea.toml:1: kafak: unknown section; did you mean \"kafka\"?"),
         ("[pipeline]\nzzzzzzzzzz = 2", "marea.toml:2: pipeline.zzzzzzzzzz: unknown key"),
         ("pipeline = 3", "marea.toml:1: pipeline: must be a section, [pipeline]"),
         ("[pipeline]\nworkers = 0", "marea.toml:2: pipeline.workers: \"0\" must be a whole number from 1 to 256"),
@@ -78,7 +78,10 @@ fn every_error_has_its_place_its_key_its_value_and_what_it_must_be() {
             "[indicators]\ntimeframes = ['4h']",
             "marea.toml:2: indicators.timeframes: \"4h\" must be of pipeline.timeframes (1s, 1m, 5m, 1h); \"4h\" is not",
         ),
-        ("[source]\nkind = 'kafka'", "marea.toml:2: source.kind: \"kafka\" must be synthetic or file"),
+        (
+            "[source]\nkind = 'kafak'",
+            "marea.toml:2: source.kind: \"kafak\" must be synthetic, file, kafka or rabbitmq; did you mean \"kafka\"?",
+        ),
         ("[source]\nkind = 'file'", "default: source.paths: source.kind is \"file\", so at least one must be named"),
         (
             "[source]\nkind = 'file'\npaths = ['/nowhere/a.csv']",

@@ -30,16 +30,7 @@ fn record(name: &str, offset: u64, event_time: Nanos, event: Event) -> Record {
 
 fn batch(name: &str, at_end: bool, records: Vec<Record>) -> Input {
     let upper = records.last().map_or(0, |r| r.cursor.offset + 1);
-    Input::Batch(Batch {
-        partition: partition(name),
-        records: records.into_iter().collect(),
-        rejects: Vec::new(),
-        accounts: Vec::new(),
-        unknown_fields: 0,
-        upper,
-        at_end,
-        receive_time: 0,
-    })
+    Input::Batch(Batch { records: records.into_iter().collect(), upper, at_end, ..Batch::new(partition(name), 0) })
 }
 
 /// Trades at these times, offsets from `from`.
@@ -48,7 +39,7 @@ fn trades(name: &str, from: u64, at_end: bool, times: &[Nanos]) -> Input {
 }
 
 fn start(name: &str) -> Input {
-    Input::Start { partition: partition(name) }
+    Input::Start { partition: partition(name), carries: Carries::Ticks }
 }
 
 fn offsets(cut: &Cut) -> Vec<u64> {
@@ -373,4 +364,28 @@ proptest! {
             prop_assert_eq!(&d, &dead);
         }
     }
+}
+
+#[test]
+fn a_mark_keeps_what_may_still_change() {
+    let mut cutter = cutter(Clock::Event, 10 * SECOND, 700);
+    cutter.push(start("p"), 0);
+    // 10 s of lateness: the bars of the first offsets seal when the watermark has passed them by that.
+    let times: Vec<Nanos> = (0..20_000).map(|i| i * 10 * MILLI).collect();
+    for (i, chunk) in times.chunks(500).enumerate() {
+        cutter.push(trades("p", i as u64 * 500, false, chunk), 0);
+    }
+    let mut marks = Vec::new();
+    while let Some(cut) = cutter.cut(0) {
+        marks.extend(cut.marks);
+    }
+    let mark = *marks.last().unwrap();
+    assert_eq!((mark.upper, mark.greatest), (20_000, Some(199_990 * MILLI)));
+    let sealed = cutter.progress.sealed_through;
+    let needed = times.iter().position(|t| Timeframe::S1.close_time(*t) > sealed).unwrap() as u64;
+    assert!(mark.low <= needed && needed - mark.low <= SPAN + 500, "{} {needed}", mark.low);
+    assert!(mark.low > 0);
+    // Nothing more, and nothing new to say.
+    cutter.push(Input::Config(vec![]), 0);
+    assert!(cutter.cut(1).is_none_or(|cut| cut.marks.is_empty()));
 }

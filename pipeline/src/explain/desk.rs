@@ -4,7 +4,7 @@ use crate::cutter::Cut;
 use marea_model::live::{PolicyState, Role};
 use marea_model::policy::Risk;
 use marea_model::time::{MILLI, SECOND, format_rfc3339, now_ns};
-use marea_model::{AccountId, AccountSnapshot, Event, LiveConfig, Nanos, Price, Symbol};
+use marea_model::{AccountId, AccountSnapshot, Event, LiveConfig, Nanos, Price, Quote, Symbol};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 
@@ -122,6 +122,14 @@ impl Desk {
                 let last = self.quotes.entry(tick.symbol).or_insert(quote);
                 if (last.0, last.1) < (quote.0, quote.1) {
                     *last = quote;
+                }
+            }
+        }
+        for (symbol, quote) in cut.sealed.iter().flat_map(|sealed| &sealed.quotes) {
+            if let Some(Quote { event_time, seq, bid, ask }) = *quote {
+                let last = self.quotes.entry(*symbol).or_insert((event_time, seq, bid, ask));
+                if (last.0, last.1) < (event_time, seq) {
+                    *last = (event_time, seq, bid, ask);
                 }
             }
         }

@@ -7,13 +7,16 @@ use marea::cutter::{Clock, Cut, Cutter, CutterConfig};
 use marea::dataflow::DataflowConfig;
 use marea::engine::{Engine, EngineConfig};
 use marea_model::codec::{Decoder, csv, json};
-use marea_model::cursor::{Batch, Reason};
+use marea_model::cursor::{Batch, PartitionMark, Reason};
 use marea_model::output::{Change, ClosedEpoch, Key, Totals};
 use marea_model::recommendation::{Explanation, Text};
 use marea_model::time::{MILLI, Nanos, now_ns};
-use marea_model::{ConfigUpdate, Cursor, Output, Partition, Progress, Tick, Ticks};
+use marea_model::{
+    AccountId, AccountSnapshot, Amount, ConfigUpdate, Cursor, Output, Partition, Progress, Quote, Restoration, Sealed,
+    Symbol, Tick, Ticks, Timeframe,
+};
 use marea_sources::file::{self, FileConfig, Speed};
-use marea_sources::{Input, Stop};
+use marea_sources::{Carries, Input, Stop};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::sync::Arc;
@@ -46,12 +49,21 @@ pub(crate) struct How {
     pub(crate) checked: bool,
     /// Whether epochs are submitted without waiting for those before, and metrics are given at the end alone.
     pub(crate) ahead: bool,
+    /// Whether the process is killed after an epoch now and then, by a seed, and another one goes on.
+    pub(crate) killed: Option<u64>,
 }
 
 impl How {
     /// One worker, a cut every 9 items, unchecked.
-    pub(crate) const PLAIN: How =
-        How { workers: 1, cuts: Cuts::Every(9), grouped: false, backwards: false, checked: false, ahead: false };
+    pub(crate) const PLAIN: How = How {
+        workers: 1,
+        cuts: Cuts::Every(9),
+        grouped: false,
+        backwards: false,
+        checked: false,
+        ahead: false,
+        killed: None,
+    };
 }
 
 /// What a run left behind.
@@ -83,6 +95,12 @@ struct Tables {
     dead: BTreeSet<(Cursor, Reason)>,
     totals: Totals,
     last: Option<(u64, Progress)>,
+    // What only a restart needs.
+    partitions: BTreeMap<Partition, PartitionMark>,
+    quotes: BTreeMap<Symbol, Option<Quote>>,
+    accounts: BTreeMap<AccountId, (AccountSnapshot, Amount)>,
+    amends: BTreeSet<Tick>,
+    config: Vec<ConfigUpdate>,
 }
 
 impl Tables {
@@ -103,7 +121,8 @@ impl Tables {
             previous = Some(key.clone());
             let standing = self.state.get(&key);
             if let Change::Delete(row) = change {
-                assert_eq!(standing, Some(row), "a deletion names the row that stood");
+                let standing = standing.cloned().map(timeless);
+                assert_eq!(standing, Some(timeless(row.clone())), "a deletion names the row that stood");
             }
             let rows = self.audit.entry(key.clone()).or_default();
             let before = rows.last().and_then(|r| r.row.clone()).map(timeless);
@@ -119,10 +138,47 @@ impl Tables {
         for dead in &closed.dead {
             assert!(self.dead.insert((dead.cursor, dead.reason)), "twice dead: {} {}", dead.cursor, dead.reason);
         }
+        self.partitions.extend(closed.marks.iter().map(|mark| (mark.partition, *mark)));
+        self.quotes.extend(closed.quotes.iter().copied());
+        self.amends.extend(closed.amends.iter().cloned());
+        for snapshot in &closed.accounts {
+            let known = self.accounts.entry(snapshot.account).or_insert_with(|| (snapshot.clone(), snapshot.equity));
+            let rank = |s: &AccountSnapshot| (s.event_time, s.seq, s.clone());
+            known.1 = known.1.max(snapshot.equity);
+            if rank(snapshot) > rank(&known.0) {
+                known.0 = snapshot.clone();
+            }
+        }
         assert!(closed.totals.balanced(), "epoch {}: {:?}", closed.epoch, closed.totals);
         self.totals.add(&closed.totals);
         assert!(self.totals.held >= 0, "{:?}", self.totals);
         assert_eq!(self.totals.dead, self.dead.len() as i64, "every dead record has its letter");
+    }
+
+    /// What a store would give to another process.
+    fn restoration(&self, base: Timeframe) -> Option<Restoration> {
+        let (epoch, progress) = self.last?;
+        let is_sealed = |open_time: Nanos| base.close_time(open_time) <= progress.sealed_through;
+        let bar = |row: &Output| match row {
+            Output::Bar(bar) if bar.timeframe == base && is_sealed(bar.open_time) => {
+                Some((bar.symbol, bar.open_time, bar.body))
+            }
+            _ => None,
+        };
+        Some(Restoration {
+            epoch,
+            progress,
+            partitions: self.partitions.clone(),
+            config: self.config.clone(),
+            sealed: Sealed {
+                bars: self.state.values().filter_map(bar).collect(),
+                quotes: self.quotes.iter().map(|(symbol, quote)| (*symbol, *quote)).collect(),
+                amends: self.amends.iter().filter(|tick| is_sealed(tick.event_time)).cloned().collect(),
+            },
+            accounts: self.accounts.values().cloned().collect(),
+            dead: self.dead.iter().map(|(cursor, _)| *cursor).collect(),
+            raw: Vec::new(),
+        })
     }
 
     /// What the history tables must be at the end.
@@ -146,6 +202,7 @@ pub(crate) fn run(world: &World, history: &History, how: How) -> Done {
     let partitions = (0..history.partitions.max(1)).map(|i| Partition::new(&format!("part-{i}")).expect("a name"));
     let mut run = Run::start(world, history, how, partitions.collect());
     let mut random = Random(if let Cuts::Random(seed) = how.cuts { seed } else { 0 });
+    let mut kills = Random(how.killed.unwrap_or_default());
     let mut rest: &[Arrival] = &history.arrivals;
     while !rest.is_empty() {
         let most = match how.cuts {
@@ -159,6 +216,9 @@ pub(crate) fn run(world: &World, history: &History, how: How) -> Done {
             run.push(group);
         }
         run.cut();
+        if how.killed.is_some() && kills.below(6) == 0 {
+            run.kill(&mut kills);
+        }
         rest = later;
     }
     run.finish()
@@ -222,27 +282,38 @@ struct Run<'a> {
     /// Where closed epochs wait until the end, if nobody waits for each.
     ahead: Option<mpsc::Receiver<ClosedEpoch>>,
     submitted: usize,
+    /// All that the source has, if it must be read again.
+    log: Vec<Batch>,
+}
+
+/// The two halves that die together.
+fn process(world: &World, how: How, restoration: Option<Restoration>) -> (Cutter, Engine) {
+    let config = CutterConfig {
+        clock: Clock::Event,
+        lateness: world.lateness,
+        max_ticks: 1_000_000,
+        timeframes: world.timeframes.clone(),
+        instruments: world.instruments.clone(),
+        metrics_every: if how.ahead { Nanos::MAX } else { 0 },
+    };
+    let cutter = match restoration {
+        Some(restoration) => Cutter::resume(config, restoration),
+        None => Cutter::new(config),
+    };
+    let dataflow = DataflowConfig {
+        timeframes: world.timeframes.clone(),
+        indicators: world.indicators.clone(),
+        instruments: world.instruments.clone(),
+    };
+    (cutter, Engine::start(&EngineConfig { workers: how.workers, dataflow }).expect("the engine starts"))
 }
 
 impl<'a> Run<'a> {
     fn start(world: &'a World, history: &'a History, how: How, partitions: Vec<Partition>) -> Run<'a> {
-        let dataflow = DataflowConfig {
-            timeframes: world.timeframes.clone(),
-            indicators: world.indicators.clone(),
-            instruments: world.instruments.clone(),
-        };
-        let mut cutter = Cutter::new(CutterConfig {
-            clock: Clock::Event,
-            lateness: world.lateness,
-            max_ticks: 1_000_000,
-            timeframes: world.timeframes.clone(),
-            instruments: world.instruments.clone(),
-            metrics_every: if how.ahead { Nanos::MAX } else { 0 },
-        });
+        let (mut cutter, engine) = process(world, how, None);
         for partition in &partitions {
-            cutter.push(Input::Start { partition: *partition }, 0);
+            cutter.push(Input::Start { partition: *partition, carries: Carries::Ticks }, 0);
         }
-        let engine = Engine::start(&EngineConfig { workers: how.workers, dataflow }).expect("the engine starts");
         let ahead = how.ahead.then(|| {
             let (out, closed) = mpsc::channel();
             let outputs = engine.outputs().clone();
@@ -257,6 +328,7 @@ impl<'a> Run<'a> {
             engine,
             ahead,
             submitted: 0,
+            log: Vec::new(),
             offset: 0,
             revision: 0,
             judge: Judge::new(&partitions, world.lateness),
@@ -314,17 +386,44 @@ impl<'a> Run<'a> {
                 Item::Config(_) | Item::Stale(_) => {}
             }
         }
-        let batch = Batch {
-            partition,
-            records,
-            rejects: Vec::new(),
-            accounts,
-            unknown_fields: 0,
-            upper: self.offset,
-            at_end: false,
-            receive_time: 0,
-        };
+        let batch = Batch { records, accounts, upper: self.offset, ..Batch::new(partition, 0) };
+        if self.how.killed.is_some() {
+            self.log.push(batch.clone());
+        }
         self.cutter.push(Input::Batch(batch), 0);
+    }
+
+    /// Ends the process, and starts another one that goes on from what the first has left behind. Nothing waits to be cut.
+    fn kill(&mut self, random: &mut Random) {
+        let Some(restoration) = self.tables.restoration(self.world.timeframes[0]) else { return };
+        let (epoch, partitions) = (restoration.epoch, restoration.partitions.clone());
+        (self.cutter, self.engine) = process(self.world, self.how, Some(restoration));
+        for partition in &self.partitions {
+            self.cutter.push(Input::Start { partition: *partition, carries: Carries::Ticks }, 0);
+        }
+        // Partitions are read each in its order, but not in the order of before.
+        let mut order = self.partitions.clone();
+        let first = random.below(order.len() as u64) as usize;
+        order.rotate_left(first);
+        for partition in order {
+            let low = partitions.get(&partition).map_or(0, |mark| mark.low);
+            for batch in self.log.iter().filter(|batch| batch.partition == partition && batch.upper > low) {
+                self.cutter.push(Input::Batch(batch.clone()), 0);
+            }
+        }
+        let cut = self.cutter.restored().expect("all of it has been read again");
+        assert_eq!((cut.epoch, cut.progress), (epoch, self.facts.progress));
+        self.engine.submit(cut).expect("the engine runs");
+        let mut closed = self.engine.outputs().recv_timeout(Duration::from_secs(60)).expect("every epoch closes");
+        closed.expand();
+        assert_eq!((closed.epoch, closed.totals, closed.dead.len()), (epoch, Totals::default(), 0), "counted before");
+        let rows = closed.changes.into_iter().map(|change| match change {
+            Change::Upsert(row) => (row.key(), timeless(row)),
+            Change::Delete(row) => panic!("nothing stood before: {row:?}"),
+        });
+        let stood: State = self.tables.state.iter().map(|(key, row)| (key.clone(), timeless(row.clone()))).collect();
+        let difference = difference(&stood, &rows.collect());
+        assert!(difference.is_empty(), "after a restart at epoch {epoch}: expected what stood\n{difference}");
     }
 
     fn configure(&mut self, item: &Item) {
@@ -354,6 +453,7 @@ impl<'a> Run<'a> {
             }
             Item::Tick(_) | Item::Account(_) => Vec::new(),
         };
+        self.tables.config.extend(updates.iter().cloned());
         self.cutter.push(Input::Config(updates), 0);
     }
 

@@ -2,10 +2,11 @@
 //!
 //! `MAREA_LAW_CASES` sets how many histories are drawn in all (about; 1,100 by default).
 
-use crate::harness::{Cuts, Done, How, difference, run, run_files};
+use crate::harness::{Cuts, Done, How, difference, run, run_files, timeless};
 use crate::histories::{History, Plan, Profile, long, plans, world};
 use crate::oracle::State;
 use marea_model::Output;
+use marea_model::output::{Change, ClosedEpoch};
 use marea_model::time::{Nanos, SECOND};
 use marea_sources::file::Speed;
 use proptest::prelude::*;
@@ -150,6 +151,37 @@ proptest! {
                 prop_assert_eq!(a.totals, b.totals);
             }
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(12))]
+
+    #[test]
+    fn l5_when_and_how_often_it_is_killed_does_not_matter(plan in plans(220), seed: u64, workers in 1..=2_usize) {
+        let profile = Profile { too_late: true, ..Profile::FULL };
+        let (world, history) = (world(), plan.build(&profile));
+        let how = How { workers, cuts: Cuts::Random(seed), checked: true, ..How::PLAIN };
+        let undisturbed = run(&world, &history, How { checked: false, ..how });
+        let killed = run(&world, &history, How { killed: Some(seed), ..how });
+        same("killed now and then", &undisturbed, &killed)?;
+        prop_assert_eq!(undisturbed.totals, killed.totals);
+        prop_assert_eq!(undisturbed.progress, killed.progress);
+        // More than the law asks: epoch by epoch nothing is different.
+        for (a, b) in undisturbed.epochs.iter().zip(&killed.epochs) {
+            prop_assert_eq!((a.epoch, &a.dead), (b.epoch, &b.dead));
+            // A row that is withdrawn carries the moment at which it was computed, by the process that withdraws it.
+            let changes = |epoch: &ClosedEpoch| epoch.changes.iter().cloned().map(timeless_change).collect::<Vec<_>>();
+            prop_assert_eq!(changes(a), changes(b), "epoch {}", a.epoch);
+            prop_assert_eq!(a.totals, b.totals);
+        }
+    }
+}
+
+fn timeless_change(change: Change) -> Change {
+    match change {
+        Change::Upsert(row) => Change::Upsert(timeless(row)),
+        Change::Delete(row) => Change::Delete(timeless(row)),
     }
 }
 

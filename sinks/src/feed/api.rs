@@ -255,7 +255,7 @@ fn answer(feed: &Feed, name: &str, rows: impl Iterator<Item = String>) -> Result
 }
 
 fn deadline(feed: &Feed) -> Value {
-    let deadline = feed.inner.view.deadline().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    let deadline = feed.deadline().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
     json!(deadline.and_then(|since| i64::try_from(since.as_nanos()).ok()).map(format_rfc3339))
 }
 

@@ -41,7 +41,7 @@ use marea_model::output::ClosedEpoch;
 use marea_model::{AccountId, Symbol};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::net::TcpListener;
 
 /// The most bytes of a request's body; nothing here takes one.
@@ -52,7 +52,6 @@ const WRITE_STALL: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_secs(2);
 
 /// How a feed is set up.
-#[derive(Clone, Debug)]
 pub struct FeedConfig {
     /// Which clock epochs follow.
     pub clock: Clock,
@@ -62,7 +61,12 @@ pub struct FeedConfig {
     pub store: Option<Reader>,
     /// `/ready` says no when the last commit is older, or further behind, than this.
     pub max_lag: Duration,
+    /// When the live configuration was last known to be current; none: its source cannot fall silent.
+    pub config_current: Option<ConfigCurrent>,
 }
+
+/// Tells when the live configuration was last known to be current; none: never yet.
+pub type ConfigCurrent = Box<dyn Fn() -> Option<SystemTime> + Send + Sync>;
 
 /// Tells what verdicts on a symbol, and of an account, are judged by right now: quote, policy, equity.
 type Facts = Box<dyn Fn(Symbol, Option<AccountId>) -> serde_json::Value + Send + Sync>;
@@ -80,6 +84,7 @@ struct Inner {
     metrics: Metrics,
     store: Option<Reader>,
     max_lag: Duration,
+    config_current: Option<ConfigCurrent>,
     facts: OnceLock<Facts>,
 }
 
@@ -100,6 +105,7 @@ impl Feed {
             metrics,
             store: config.store,
             max_lag: config.max_lag,
+            config_current: config.config_current,
             facts: OnceLock::new(),
         };
         Feed { inner: Arc::new(inner) }
@@ -116,6 +122,17 @@ impl Feed {
         if let Some(lag) = self.inner.view.status().lag_seconds {
             self.inner.metrics.frontier_lag("published", lag);
         }
+    }
+
+    /// Until when what stands here may be acted on: [`HEARTBEAT`](crate::view::HEARTBEAT) after the last commit, or after the live configuration
+    /// was last known to be current if that is longer ago. None before the first.
+    pub fn deadline(&self) -> Option<SystemTime> {
+        let committed = self.inner.view.committed_at()?;
+        let current = match &self.inner.config_current {
+            Some(current) => committed.min(current()?),
+            None => committed,
+        };
+        Some(current + crate::view::HEARTBEAT)
     }
 
     /// Answers `/api/v1/facts/{symbol}` with this. They are as of what was cut last, not of what was committed: for

@@ -163,7 +163,7 @@ impl Feed {
             deadline_ms: Option<u64>,
             status: crate::view::Status,
         }
-        let deadline_ms = self.inner.view.deadline().map(millis);
+        let deadline_ms = self.deadline().map(millis);
         json(&Heartbeat { sent_ms: millis(SystemTime::now()), deadline_ms, status: self.inner.view.status() })
     }
 

@@ -22,7 +22,8 @@ struct Served {
 
 async fn serve(store: Option<&Store>) -> Served {
     let store = store.map(Store::reader);
-    let config = FeedConfig { clock: Clock::Event, workers: 2, store, max_lag: Duration::from_secs(5) };
+    let config =
+        FeedConfig { clock: Clock::Event, workers: 2, store, max_lag: Duration::from_secs(5), config_current: None };
     let feed = Feed::new(config, Metrics::new("0.1.0", "file"));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

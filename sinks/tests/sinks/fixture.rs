@@ -8,7 +8,7 @@ use marea_model::time::{MILLI, SECOND, first_epoch};
 use marea_model::verdict::Intent;
 use marea_model::{
     AccountId, Bar, BarBody, BlockReason, Cursor, DeadLetter, Epoch, IndicatorRow, Metrics, MetricsRow, Nanos, Output,
-    Partition, Progress, Reason, Recommendation, StrategyId, Symbol, Timeframe, TradeRow, Verdict,
+    Partition, Progress, RawMessage, Reason, Recommendation, StrategyId, Symbol, Timeframe, TradeRow, Verdict,
 };
 use std::sync::Arc;
 
@@ -35,7 +35,11 @@ pub fn closed(epoch: Epoch, changes: Vec<Change>) -> ClosedEpoch {
         changes,
         dead: Vec::new(),
         totals: Totals::default(),
-        cursors: Vec::new(),
+        marks: Vec::new(),
+        raw: Vec::new(),
+        quotes: Vec::new(),
+        accounts: Vec::new(),
+        amends: Vec::new(),
         progress: Progress::START,
     }
 }
@@ -187,5 +191,15 @@ pub fn dead_letter(offset: u64, reason: Reason, original: &[u8]) -> DeadLetter {
         value: "NaN".to_owned(),
         detail: "price NaN is not a number".to_owned(),
         original: original.to_owned(),
+    }
+}
+
+/// A message of a source that cannot be asked for it again.
+pub(crate) fn raw_message(partition: &str, offset: u64) -> RawMessage {
+    RawMessage {
+        cursor: Cursor { partition: Partition::new(partition).unwrap(), offset, row: 0 },
+        content_type: Some("a/b".to_owned()),
+        receive_time: 5,
+        body: vec![0, 0xff],
     }
 }

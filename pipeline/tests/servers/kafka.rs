@@ -1,0 +1,101 @@
+//! Kafka: live and historical are the same (law L6), whatever happens to the broker and to us.
+
+use crate::common::{Feed, Market, assert_same, market};
+use marea_servers::Kafka;
+use std::time::Duration;
+
+struct Topic {
+    env: Vec<(String, String)>,
+}
+
+impl Topic {
+    fn new(broker: &Kafka, name: &str) -> Topic {
+        let env = [
+            ("MAREA__SOURCE__KIND", "kafka".to_owned()),
+            ("MAREA__KAFKA__BROKERS", broker.brokers()),
+            ("MAREA__KAFKA__TOPIC", name.to_owned()),
+            ("MAREA__KAFKA__ACCOUNTS_TOPIC", format!("{name}.accounts")),
+            ("MAREA__FEED__LISTEN", "127.0.0.1:0".to_owned()),
+        ];
+        Topic { env: env.map(|(key, value)| (key.to_owned(), value)).into() }
+    }
+
+    fn env(&self) -> Vec<(&str, &str)> {
+        self.env.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
+    }
+
+    fn publish(&self, market: &Market, codec: &str) {
+        let args = ["publish", "ticks.csv", "--to", "kafka", "--as", codec, "--accounts", "accounts.jsonl"];
+        let args = [&args[..], &["--live", "live.toml", "--format", "json"]].concat();
+        let done = market.run(&args, &self.env());
+        assert_eq!(done["ticks"], market.ticks, "{done}");
+    }
+}
+
+#[test]
+fn a_topic_gives_what_the_file_gives() {
+    let market = market(30_000);
+    let expected = market.expected();
+    for codec in ["json", "arrow"] {
+        let topic = Topic::new(marea_servers::shared::kafka(), &format!("l6.{codec}"));
+        topic.publish(&market, codec);
+        for workers in ["1", "2"] {
+            let store = format!("{codec}{workers}.db");
+            let args = ["run", "--until", &market.until, "--dump", "got", "--clock", "event", "--live", "live.toml"];
+            let args = [&args[..], &["--store", &store, "--workers", workers, "--format", "json"]].concat();
+            let totals = market.run(&args, &topic.env());
+            assert_eq!(totals["dead"], 0, "{totals}");
+            assert_same(&expected, &market.dump("got"), &format!("{codec}, {workers} workers"));
+        }
+    }
+}
+
+#[test]
+fn a_broker_that_is_killed_and_we_too_lose_nothing_and_double_nothing() {
+    killed(&[("MAREA__STORE__PATH", "killed.db")]);
+}
+
+#[test]
+fn nor_with_postgresql() {
+    killed(&[("MAREA__STORE__URL", &marea_servers::shared::postgres().database("killed"))]);
+}
+
+fn killed(store: &[(&str, &str)]) {
+    let market = market(24_000);
+    let expected = market.expected();
+    let broker = Kafka::start().unwrap();
+    let topic = Topic::new(&broker, "killed");
+    // Both topics are there before anybody reads.
+    std::fs::write(market.path().join("none.csv"), "event_time,symbol,seq,kind,price,size\n").unwrap();
+    let none = ["publish", "none.csv", "--to", "kafka", "--accounts", "accounts.jsonl", "--format", "json"];
+    market.run(&none, &topic.env());
+    // 20 minutes in some 50 seconds.
+    let args = ["publish", "ticks.csv", "--to", "kafka", "--live", "live.toml", "--speed", "24x"];
+    let publisher = market.start("publisher", &args, &topic.env());
+    let run = ["run", "--clock", "event", "--live", "live.toml"];
+    let env = [&topic.env(), store].concat();
+    let mut process = market.start("run", &run, &env);
+    let records = |feed: &Feed| feed.metric("marea_records_total{outcome=\"in\"}").unwrap_or_default() as u64;
+    let mut feed = process.feed();
+    for round in 0..5 {
+        feed.wait_for("records", Duration::from_secs(60), |feed| records(feed) > 100);
+        broker.kill().unwrap();
+        if round % 2 == 0 {
+            process.kill();
+            broker.restart().unwrap();
+            process = market.start("run", &run, &env);
+            feed = process.feed();
+        } else {
+            broker.restart().unwrap();
+        }
+    }
+    publisher.wait();
+    process.terminate();
+    let args = ["run", "--until", &market.until, "--dump", "got", "--clock", "event", "--live", "live.toml"];
+    let args = [&args[..], &["--format", "json"]].concat();
+    let totals = market.run(&args, &env);
+    assert_same(&expected, &market.dump("got"), "after five kills of the broker and three of ours");
+    let accounts = std::fs::read_to_string(market.path().join("accounts.jsonl")).unwrap().lines().count();
+    assert_eq!(totals["records_in"], market.ticks + accounts, "0 lost, 0 twice: {totals}");
+    assert_eq!(totals["dead"], 0, "{totals}");
+}

@@ -1,0 +1,8 @@
+//! The program against real servers: Kafka, RabbitMQ, etcd. Every server is a child process of the test.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+mod common;
+mod etcd;
+mod kafka;
+mod live_cli;
+mod rabbitmq;

@@ -1,0 +1,462 @@
+//! The one writer.
+
+use super::cell::Cell;
+use super::ledger::{Ledger, Plan};
+use super::link::{Link, Named};
+use super::reader::Reader;
+use super::rows::batches;
+use super::verify::{self, Difference};
+use super::{AuditEntry, Committed, LOGIC_VERSION, Standing, StoreError, StoreTarget};
+use super::{load, postgres, restore, schema, sqlite};
+use marea_model::live::ConfigUpdate;
+use marea_model::output::ClosedEpoch;
+use marea_model::{Epoch, Restoration, Timeframe};
+use std::fs::File;
+use std::time::{Duration, Instant};
+
+/// How long PostgreSQL may take to see that a writer has left.
+const LEAVING: Duration = Duration::from_secs(2);
+
+/// How often a standby looks whether the store is free.
+const STANDBY: Duration = Duration::from_millis(250);
+
+/// How long PostgreSQL may take to commit, beside a millisecond a row. SQLite needs no limit: it is in this process.
+const COMMIT: Duration = Duration::from_secs(30);
+
+/// How many connections the feed's queries have.
+const READERS: u32 = 4;
+
+/// The store's one writer.
+#[derive(Debug)]
+pub struct Store {
+    target: StoreTarget,
+    named: Named,
+    /// None after a failure: the next call connects again and reads where the store stands.
+    link: Option<Link>,
+    /// SQLite's lock. PostgreSQL's belongs to the connection.
+    _lock: Option<File>,
+    reader: Reader,
+    ledger: Ledger,
+    /// Changes of the configuration that wait for the commit of their epoch.
+    config: Vec<(Epoch, ConfigUpdate)>,
+    /// What commits added to the audit that failed, and had landed after all: the next one that succeeds returns it.
+    landed: Vec<AuditEntry>,
+    /// How long PostgreSQL may take to commit, beside a millisecond a row.
+    patience: Duration,
+}
+
+/// A connection, and what must be kept with it.
+type Locked = (Link, Option<File>);
+
+/// A connection with the writer's lock. None if another one has it for longer than `wait`.
+async fn locked(target: &StoreTarget, named: &Named, wait: Duration) -> Result<Option<Locked>, StoreError> {
+    let (began, mut said) = (Instant::now(), false);
+    // PostgreSQL's is asked for on the connection that is to have it.
+    let mut asking = None;
+    loop {
+        match target {
+            StoreTarget::Sqlite(path) => {
+                if let Some(lock) = sqlite::lock(path, named)? {
+                    let link = sqlite::connect(path).await;
+                    return Ok(Some((link.map_err(|error| sqlite::open_error(named.error(&error)))?, Some(lock))));
+                }
+            }
+            StoreTarget::Postgres { url } => {
+                let mut link = match asking.take() {
+                    Some(link) => link,
+                    None => postgres::connect(url, named).await?,
+                };
+                if postgres::lock(&mut link, named).await? {
+                    return Ok(Some((link, None)));
+                }
+                asking = Some(link);
+            }
+        }
+        if began.elapsed() >= wait {
+            return Ok(None);
+        }
+        if !std::mem::replace(&mut said, true) {
+            tracing::info!(store = %named.store, "another process has the store: waiting until it is gone");
+        }
+        tokio::time::sleep(STANDBY).await;
+    }
+}
+
+impl Named {
+    pub(crate) fn of(target: &StoreTarget) -> Self {
+        let is_postgres = matches!(target, StoreTarget::Postgres { .. });
+        Named { store: target.to_string().into(), is_postgres }
+    }
+}
+
+impl Store {
+    /// Opens the store, makes it if there is none, migrates and checks it, and takes it over (generation + 1). While
+    /// another process has it, waits; drop the future to stop waiting.
+    ///
+    /// Every error is a reason to refuse to start, and leaves the process that has the store its own; only a PostgreSQL
+    /// that does not answer may be [tried again](StoreError::retryable).
+    pub async fn open(target: impl Into<StoreTarget>) -> Result<Store, StoreError> {
+        let target = target.into();
+        let named = Named::of(&target);
+        match locked(&target, &named, Duration::MAX).await? {
+            Some(locked) => Store::take(target, named, locked).await,
+            None => Err(StoreError::Busy { store: named.store }),
+        }
+    }
+
+    /// The same without waiting: none while another process, or another `Store` of this one, has it.
+    pub async fn try_open(target: impl Into<StoreTarget>) -> Result<Option<Store>, StoreError> {
+        let target = target.into();
+        let named = Named::of(&target);
+        match locked(&target, &named, Duration::ZERO).await? {
+            Some(locked) => Store::take(target, named, locked).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn take(target: StoreTarget, named: Named, (mut link, lock): Locked) -> Result<Store, StoreError> {
+        for line in schema_of(&target, &mut link, &named).await? {
+            tracing::info!(store = %named.store, "{line}");
+        }
+        schema::check_tables(&mut link, &named).await?;
+        postgres::check_durability(&mut link, &named).await?;
+        let ledger = take_over(&mut link, &named).await?;
+        let Standing { generation, last_seq, .. } = *ledger.standing();
+        let reader = Reader::new(&target, named.clone(), READERS, generation, last_seq)?;
+        let (link, config, landed) = (Some(link), Vec::new(), Vec::new());
+        Ok(Store { target, named, link, _lock: lock, reader, ledger, config, landed, patience: COMMIT })
+    }
+
+    /// Where the run that a store holds stands: its upper. None if there is no store, or no run in it yet. Only reads:
+    /// takes nothing over, makes and migrates nothing.
+    pub async fn peek(target: impl Into<StoreTarget>) -> Result<Option<Epoch>, StoreError> {
+        let target = target.into();
+        let named = Named::of(&target);
+        let mut link = match &target {
+            StoreTarget::Sqlite(path) => {
+                let unopened =
+                    |error: std::io::Error| StoreError::Open { store: named.store.clone(), detail: error.to_string() };
+                if !path.try_exists().map_err(unopened)? {
+                    return Ok(None);
+                }
+                let link = sqlite::connect_to_read(path).await;
+                link.map_err(|error| sqlite::open_error(named.error(&error)))?
+            }
+            StoreTarget::Postgres { url } => postgres::connect(url, &named).await?,
+        };
+        let upper = upper(&mut link, &named).await.map_err(|error| opening(&named, error));
+        link.close().await.map_err(|error| opening(&named, named.error(&error)))?;
+        Ok(upper?.filter(|upper| *upper > 0))
+    }
+
+    /// Which store it is.
+    pub fn target(&self) -> &StoreTarget {
+        &self.target
+    }
+
+    /// Where it stands.
+    pub fn standing(&self) -> &Standing {
+        self.ledger.standing()
+    }
+
+    /// Read queries for the feed.
+    pub fn reader(&self) -> Reader {
+        self.reader.clone()
+    }
+
+    /// Changes of the live configuration that took effect in `epoch`: they are written in its transaction.
+    pub fn note_config(&mut self, epoch: Epoch, updates: &[ConfigUpdate]) {
+        self.config.extend(updates.iter().map(|update| (epoch, update.clone())));
+    }
+
+    /// All that a restart begins with, as of the last committed epoch; none if there is none. `base` is the timeframe of
+    /// the bars that ticks make.
+    pub async fn restoration(&mut self, base: Timeframe) -> Result<Option<Restoration>, StoreError> {
+        let mut link = self.connected().await?;
+        let restoration = restore::restoration(&mut link, &self.named, &self.ledger, base).await?;
+        self.link = Some(link);
+        Ok(restoration)
+    }
+
+    /// Compares the whole state, as the dataflow computed it again at the last committed epoch, with what stands, for
+    /// unsealed keys. Every difference is an alarm, but see [`Difference::may_be_behind`]; the next commit mends it, with
+    /// an audit row where it is a recommendation or verdict.
+    ///
+    /// `closed` has every row of the state once, as an upsert; rows that it does not have should not stand.
+    pub async fn verify(&mut self, closed: &ClosedEpoch) -> Result<Vec<Difference>, StoreError> {
+        let mut link = self.connected().await?;
+        let (differences, repairs) = verify::compare(&mut link, &self.named, &self.ledger, closed).await?;
+        self.link = Some(link);
+        self.ledger.repair(repairs);
+        Ok(differences)
+    }
+
+    /// Commits these epochs in one transaction, empty ones too. They rise strictly, from `standing().upper`.
+    ///
+    /// After an error that is [retryable](StoreError::retryable), call again with the same epochs, and more after them
+    /// if there are more: those that had been committed after all are not written twice, and their audit entries are
+    /// returned like the others.
+    pub async fn commit(&mut self, epochs: &[ClosedEpoch]) -> Result<Committed, StoreError> {
+        let mut epochs = epochs;
+        // Taken out before the first await: a commit that is dropped half-way counts as failed.
+        let mut link = match self.link.take() {
+            Some(link) => link,
+            None => {
+                let (mut link, reread) = self.reconnect().await?;
+                let (mine, found) = (self.ledger.standing(), reread.standing());
+                if found.upper > mine.upper {
+                    let landed = audit_after(&mut link, &self.named, mine.last_seq).await?;
+                    self.landed.extend(landed);
+                    self.config.retain(|(epoch, _)| *epoch >= found.upper);
+                }
+                self.ledger.replace(reread);
+                let upper = self.ledger.standing().upper;
+                epochs = &epochs[epochs.partition_point(|closed| closed.epoch < upper)..];
+                link
+            }
+        };
+        let plan = match self.ledger.plan(epochs) {
+            Ok(plan) => plan,
+            Err(error) => {
+                // Nothing was begun.
+                self.link = Some(link);
+                return Err(error);
+            }
+        };
+        let upper = plan.standing.upper;
+        let config = &self.config[..self.config.partition_point(|(epoch, _)| *epoch < upper)];
+        let writing = write(&mut link, &self.named, self.ledger.standing(), &plan, config);
+        if self.named.is_postgres {
+            let limit = self.patience + Duration::from_millis(plan.rows.len() as u64);
+            postgres::within(limit, &self.named, "committing", async { Ok(writing.await) }).await??;
+        } else {
+            writing.await?;
+        }
+        let accepted = plan.accepted();
+        self.link = Some(link);
+        self.config.retain(|(epoch, _)| *epoch >= upper);
+        let mut committed = self.ledger.accept(accepted);
+        if !self.landed.is_empty() {
+            let audit = std::mem::take(&mut committed.audit);
+            committed.audit = std::mem::take(&mut self.landed);
+            committed.audit.extend(audit);
+        }
+        Ok(committed)
+    }
+
+    /// Closes the store, and lets another process take it; SQLite folds its log into the file.
+    pub async fn close(self) -> Result<(), StoreError> {
+        self.reader.close().await;
+        match self.link {
+            Some(link) => link.close().await.map_err(|error| self.named.error(&error)),
+            None => Ok(()),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn link(&mut self) -> &mut Link {
+        self.link.as_mut().unwrap()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn ledger(&mut self) -> &mut Ledger {
+        &mut self.ledger
+    }
+
+    #[cfg(test)]
+    pub(crate) fn be_patient(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn forget_link(&mut self) {
+        self.link = None;
+    }
+
+    /// The connection; a new one after a failure.
+    async fn connected(&mut self) -> Result<Link, StoreError> {
+        if let Some(link) = self.link.take() {
+            return Ok(link);
+        }
+        let (link, reread) = self.reconnect().await?;
+        if reread.standing().upper != self.ledger.standing().upper {
+            let detail = "a commit whose outcome was unknown has landed: commit again first".to_owned();
+            return Err(StoreError::Unavailable { store: self.named.store.clone(), detail });
+        }
+        self.ledger.replace(reread);
+        Ok(link)
+    }
+
+    /// A new connection, under the same lock and generation, and what the store holds by now. What the old connection
+    /// had begun has ended by then, so that nothing is guessed.
+    async fn reconnect(&self) -> Result<(Link, Ledger), StoreError> {
+        let named = &self.named;
+        let mut link = match &self.target {
+            StoreTarget::Sqlite(path) => sqlite::connect(path).await.map_err(|error| named.error(&error))?,
+            StoreTarget::Postgres { url } => postgres::connect(url, named).await?,
+        };
+        link.begin().await.map_err(|error| named.error(&error))?;
+        // Waits for the old connection's transaction.
+        let reread = load::ledger(&mut link, named, true).await?;
+        let (mine, found) = (self.ledger.standing(), reread.standing());
+        if found.generation != mine.generation {
+            return Err(fenced(mine, found));
+        }
+        if found.upper < mine.upper {
+            return Err(went_back(named, mine, found));
+        }
+        if named.is_postgres && !postgres::lock(&mut link, named).await? {
+            return Err(StoreError::Busy { store: named.store.clone() });
+        }
+        link.commit().await.map_err(|error| named.error(&error))?;
+        Ok((link, reread))
+    }
+}
+
+fn fenced(mine: &Standing, found: &Standing) -> StoreError {
+    StoreError::Fenced { mine: mine.generation, found: found.generation, upper: found.upper }
+}
+
+fn went_back(named: &Named, mine: &Standing, found: &Standing) -> StoreError {
+    StoreError::WentBack { store: named.store.clone(), mine: mine.upper, found: found.upper }
+}
+
+/// Makes and migrates a store, and says what was done. For PostgreSQL also what depends on the server: see
+/// `migrations/postgres`. May be repeated.
+pub async fn migrate(target: impl Into<StoreTarget>) -> Result<Vec<String>, StoreError> {
+    let target = target.into();
+    let named = Named::of(&target);
+    let Some((mut link, lock)) = locked(&target, &named, LEAVING).await? else {
+        return Err(StoreError::Busy { store: named.store });
+    };
+    let mut done = schema::migrate(&mut link, &named).await.map_err(|error| opening(&named, error))?;
+    if done.is_empty() {
+        done.push("the schema is up to date".to_owned());
+    }
+    if let StoreTarget::Postgres { url } = &target {
+        done.extend(postgres::extras(url, &named).await?);
+    }
+    schema::check_tables(&mut link, &named).await?;
+    link.close().await.map_err(|error| named.error(&error))?;
+    drop(lock);
+    Ok(done)
+}
+
+/// Migrates what is behind; does nothing, and needs no right to, where nothing is.
+async fn schema_of(target: &StoreTarget, link: &mut Link, named: &Named) -> Result<Vec<String>, StoreError> {
+    let mut done = schema::migrate(link, named).await.map_err(|error| opening(named, error))?;
+    if let (StoreTarget::Postgres { url }, false) = (target, done.is_empty()) {
+        done.extend(postgres::extras(url, named).await?);
+    }
+    Ok(done)
+}
+
+pub(crate) fn opening(named: &Named, error: StoreError) -> StoreError {
+    if named.is_postgres { error } else { sqlite::open_error(error) }
+}
+
+/// Checks that the store is whole, and only then raises its generation. One transaction: nobody commits in between.
+async fn take_over(link: &mut Link, named: &Named) -> Result<Ledger, StoreError> {
+    let error = |error: sqlx::Error| named.error(&error);
+    link.begin().await.map_err(error)?;
+    let mut ledger = load::ledger(link, named, true).await?;
+    check_upper(link, named, ledger.standing()).await?;
+    ledger.standing.generation += 1;
+    let arguments: [Cell; 2] = [ledger.standing.generation.into(), LOGIC_VERSION.into()];
+    let sql = "UPDATE pipeline SET generation = $1, logic_version = $2 WHERE id = 1";
+    link.execute(sql, &arguments).await.map_err(error)?;
+    link.commit().await.map_err(error)?;
+    Ok(ledger)
+}
+
+/// The pipeline's upper; none in a store that was never migrated.
+async fn upper(link: &mut Link, named: &Named) -> Result<Option<Epoch>, StoreError> {
+    if schema::check(link, named).await?.0 == 0 {
+        return Ok(None);
+    }
+    load::standing(link, named, false).await.map(|standing| Some(standing.upper))
+}
+
+/// Nothing may be in the tables that the pipeline's row does not know of: then a store was restored in part.
+async fn check_upper(link: &mut Link, named: &Named, standing: &Standing) -> Result<(), StoreError> {
+    let newest = [
+        ("audit", "SELECT max(epoch) FROM (SELECT epoch FROM audit ORDER BY seq DESC LIMIT 1) last"),
+        ("recommendations", "SELECT max(epoch) FROM recommendations"),
+        ("verdicts", "SELECT max(epoch) FROM verdicts"),
+        ("config_events", "SELECT max(epoch) FROM config_events"),
+    ];
+    for (table, sql) in newest {
+        let rows = link.rows(named, sql, &[]).await?;
+        let epoch = rows.first().map_or(Ok(None), |row| row.optional_int(0)).map_err(|error| named.broken(error))?;
+        if let Some(epoch) = epoch.map(i64::cast_unsigned).filter(|epoch| *epoch >= standing.upper) {
+            return Err(StoreError::UpperBehind { store: named.store.clone(), upper: standing.upper, table, epoch });
+        }
+    }
+    let rows = link.rows(named, "SELECT coalesce(max(seq), 0) FROM audit", &[]).await?;
+    let found = rows.first().map_or(Ok(0), |row| row.unsigned(0)).map_err(|error| named.broken(error))?;
+    let expected = standing.last_seq;
+    if found == expected {
+        Ok(())
+    } else {
+        Err(StoreError::AuditBroken { store: named.store.clone(), found, expected })
+    }
+}
+
+async fn audit_after(link: &mut Link, named: &Named, seq: u64) -> Result<Vec<AuditEntry>, StoreError> {
+    let (sql, arguments) = load::audit_after(seq, usize::MAX);
+    let rows = link.rows(named, sql, &arguments).await?;
+    rows.iter().map(load::audit_entry).collect::<Result<_, _>>().map_err(|error| named.broken(error))
+}
+
+const FENCE: &str = "UPDATE pipeline SET upper = $1, last_seq = $2, records_in = $3, accepted = $4, duplicate = $5, \
+                     dead = $6, held = $7, unknown_fields = $8, price_jumps = $9, sealed_through = $10, \
+                     closed_through = $11 WHERE id = 1 AND upper = $12 AND generation = $13";
+
+/// One transaction, the fence first.
+async fn write(
+    link: &mut Link,
+    named: &Named,
+    before: &Standing,
+    plan: &Plan<'_>,
+    config: &[(Epoch, ConfigUpdate)],
+) -> Result<(), StoreError> {
+    let error = |error: sqlx::Error| named.error(&error);
+    let after = &plan.standing;
+    let fence: [Cell; 13] = [
+        after.upper.into(),
+        after.last_seq.into(),
+        after.totals.records_in.into(),
+        after.totals.accepted.into(),
+        after.totals.duplicate.into(),
+        after.totals.dead.into(),
+        after.totals.held.into(),
+        after.totals.unknown_fields.into(),
+        after.totals.price_jumps.into(),
+        after.progress.sealed_through.into(),
+        after.progress.closed_through.into(),
+        before.upper.into(),
+        before.generation.into(),
+    ];
+    link.begin().await.map_err(error)?;
+    if link.execute(FENCE, &fence).await.map_err(error)? == 0 {
+        let found = load::standing(link, named, false).await?;
+        let same = found.generation == before.generation;
+        return Err(if same { went_back(named, before, &found) } else { fenced(before, &found) });
+    }
+    for batch in batches(plan, config) {
+        match link {
+            Link::Sqlite(connection) => sqlite::write(connection, &batch).await.map_err(error)?,
+            Link::Postgres(session) => postgres::write(session, &batch).await.map_err(error)?,
+        }
+    }
+    // What stands before `low` is never asked for again.
+    if !plan.lows.is_empty() {
+        let lows: Vec<(Cell, Cell)> =
+            plan.lows.iter().map(|(partition, low)| (partition.as_str().into(), (*low).into())).collect();
+        match link {
+            Link::Sqlite(connection) => sqlite::forget(connection, &lows).await.map_err(error)?,
+            Link::Postgres(session) => postgres::forget(session, &lows).await.map_err(error)?,
+        }
+    }
+    link.commit().await.map_err(error)
+}

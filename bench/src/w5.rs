@@ -99,6 +99,10 @@ fn consume_and_decode(
         .set("group.id", "w5")
         .set("enable.auto.commit", "false")
         .set("enable.partition.eof", "true")
+        // As the source has them: with the defaults this loop mostly waits.
+        .set("isolation.level", "read_committed")
+        .set("fetch.wait.max.ms", "10")
+        .set("fetch.queue.backoff.ms", "5")
         .create()?;
     let mut partitions = TopicPartitionList::new();
     for partition in 0..PARTITIONS {

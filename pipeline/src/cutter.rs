@@ -209,11 +209,6 @@ struct Replay {
 }
 
 impl Replay {
-    /// Whether what stands there was committed.
-    fn has(&self, partition: Partition, offset: u64) -> bool {
-        self.restoration.partitions.get(&partition).is_some_and(|mark| offset < mark.upper)
-    }
-
     fn reached(&mut self, partition: Partition, upper: u64) {
         if self.waiting.get(&partition).is_some_and(|wanted| upper >= *wanted) {
             self.waiting.remove(&partition);
@@ -248,6 +243,8 @@ pub struct Cutter {
     replay: Option<Box<Replay>>,
     /// As that one left them.
     left: BTreeMap<Partition, PartitionMark>,
+    /// The first offset of each partition that was not committed, until it has been seen.
+    behind: BTreeMap<Partition, u64>,
 }
 
 impl Cutter {
@@ -274,6 +271,7 @@ impl Cutter {
             owes_metrics: false,
             replay: None,
             left: BTreeMap::new(),
+            behind: BTreeMap::new(),
         }
     }
 
@@ -287,6 +285,7 @@ impl Cutter {
         let accounts = restoration.accounts.iter().map(|(snapshot, _)| snapshot.event_time);
         cutter.greatest = marks.values().filter_map(|mark| mark.greatest).chain(accounts).max();
         cutter.left = marks.clone();
+        cutter.behind = marks.values().map(|mark| (mark.partition, mark.upper)).collect();
         let track = |mark: &PartitionMark| Track { upper: mark.upper, spans: VecDeque::new(), said: Some(*mark) };
         cutter.tracks = marks.iter().map(|(partition, mark)| (*partition, track(mark))).collect();
         let waiting = marks.values().filter(|mark| mark.low < mark.upper).map(|mark| (mark.partition, mark.upper));
@@ -318,39 +317,53 @@ impl Cutter {
 
     /// Takes out of a batch what was committed, and keeps of it what the dataflow needs once more.
     fn set_apart(&mut self, batch: &mut Batch) {
-        let Some(replay) = &mut self.replay else { return };
-        let sealed_through = replay.restoration.progress.sealed_through;
+        let behind = &self.behind;
+        let committed = |cursor: &Cursor| behind.get(&cursor.partition).is_some_and(|upper| cursor.offset < *upper);
         let base = self.config.timeframes.first().copied();
-        let (mut again, mut rest) = (Ticks::new(), Ticks::new());
+        let (mut again, mut rest, mut reached) = (Ticks::new(), Ticks::new(), BTreeMap::new());
+        let mut see = |cursor: &Cursor| _ = reached.insert(cursor.partition, cursor.offset + 1);
         for record in batch.records.iter() {
-            let Cursor { partition, offset, .. } = record.cursor;
-            if partition != batch.partition {
-                replay.of_many = Some(batch.partition);
-            }
-            if !replay.has(partition, offset) {
+            see(&record.cursor);
+            if !committed(&record.cursor) {
                 rest.push(record.cursor, record.tick);
                 continue;
             }
-            replay.reached(partition, offset + 1);
+            batch.unknown_fields = 0;
+            // Once the first cut has been given, there is nobody left who needs it.
+            let Some(replay) = &self.replay else { continue };
             let close = base.map_or(Nanos::MAX, |base| base.close_time(record.tick.event_time));
-            if close > sealed_through && !replay.restoration.dead.contains(&record.cursor) {
+            let sealed = close <= replay.restoration.progress.sealed_through;
+            if !sealed && !replay.restoration.dead.contains(&record.cursor) {
+                let Cursor { partition, offset, .. } = record.cursor;
                 self.tracks.entry(partition).or_default().extend(offset, close);
                 again.push(record.cursor, record.tick);
             }
         }
         batch.records = rest;
-        for cursor in batch.rejects.iter().map(|r| r.cursor).chain(batch.accounts.iter().map(|(cursor, _)| *cursor)) {
-            replay.reached(cursor.partition, cursor.offset + 1);
+        let others = batch.rejects.iter().map(|r| r.cursor).chain(batch.accounts.iter().map(|(cursor, _)| *cursor));
+        others.for_each(|cursor| see(&cursor));
+        batch.rejects.retain(|reject| !committed(&reject.cursor));
+        batch.accounts.retain(|(cursor, _)| !committed(cursor));
+        batch.raw.retain(|message| !committed(&message.cursor));
+        let of_many = reached.keys().any(|partition| *partition != batch.partition);
+        reached.insert(batch.partition, batch.upper);
+        if let Some(replay) = &mut self.replay {
+            if of_many {
+                replay.of_many = Some(batch.partition);
+            }
+            if !again.is_empty() {
+                replay.ticks.push(TickSlice::from(again));
+            }
+            for (partition, upper) in &reached {
+                replay.reached(*partition, *upper);
+            }
         }
-        batch.rejects.retain(|reject| !replay.has(reject.cursor.partition, reject.cursor.offset));
-        batch.accounts.retain(|(cursor, _)| !replay.has(cursor.partition, cursor.offset));
-        batch.raw.retain(|message| !replay.has(message.cursor.partition, message.cursor.offset));
-        if !again.is_empty() {
-            // Of which of its records it says nothing.
-            batch.unknown_fields = 0;
-            replay.ticks.push(TickSlice::from(again));
+        // Rows of a message share its offset: only what lies behind says that nothing of it comes any more.
+        for (partition, seen) in reached {
+            if self.behind.get(&partition).is_some_and(|upper| seen > *upper) {
+                self.behind.remove(&partition);
+            }
         }
-        replay.reached(batch.partition, batch.upper);
     }
 
     /// Queues an input that arrived at this wall time.
@@ -363,7 +376,9 @@ impl Cutter {
                 return;
             }
             Input::Batch(mut batch) => {
-                self.set_apart(&mut batch);
+                if !self.behind.is_empty() {
+                    self.set_apart(&mut batch);
+                }
                 self.pending += batch.records.len() + batch.rejects.len() + batch.accounts.len();
                 *self.queued.entry(batch.partition).or_default() += 1;
                 let ticks = Arc::new(std::mem::take(&mut batch.records));
@@ -483,12 +498,14 @@ impl Cutter {
         }
         for (partition, track) in &mut self.tracks {
             let state = self.index.get(partition).map(|i| &self.partitions[*i]);
+            let left = self.left.get(partition);
             let mark = PartitionMark {
                 partition: *partition,
                 low: track.low(self.progress.sealed_through),
                 upper: track.upper,
-                greatest: state.and_then(|state| state.greatest),
-                fingerprint: state.and_then(|state| state.fingerprint),
+                // One that has not been announced yet stands as it was left.
+                greatest: state.map_or(left.and_then(|mark| mark.greatest), |state| state.greatest),
+                fingerprint: state.map_or(left.and_then(|mark| mark.fingerprint), |state| state.fingerprint),
             };
             if track.said != Some(mark) {
                 track.said = Some(mark);

@@ -70,8 +70,10 @@ pub fn publish(loaded: &Loaded, args: &Publish, json: bool) -> Result<(), Failur
             bar.set_message(format!("{} messages", thousands(publisher.done.messages as i64)));
         }
     }
-    source.join().map_err(|_| Failure::failed("the thread that reads files has panicked"))?.map_err(Failure::failed)?;
+    let read = source.join().map_err(|_| Failure::failed("the thread that reads files has panicked"))?;
+    // What was read before a file broke is published.
     publisher.target.flush().map_err(Failure::failed)?;
+    read.map_err(Failure::failed)?;
     bar.finish_and_clear();
     let done = Summary { seconds: started.elapsed().as_secs_f64(), ..publisher.done };
     let text = if json {

@@ -153,7 +153,10 @@ pub fn read_updates(updates: &[ConfigUpdate], config: &Config) -> LiveConfig {
         ConfigUpdate::Put { key, value, revision } => Some((key.as_str(), value.as_str(), *revision)),
         ConfigUpdate::Delete { .. } | ConfigUpdate::Stale(_) => None,
     });
-    let first = puts.clone().next().map(|(.., revision)| revision);
+    let first = match updates.first() {
+        Some(ConfigUpdate::Put { revision, .. }) => Some(*revision),
+        _ => None,
+    };
     let first = puts.by_ref().take_while(|(.., revision)| Some(*revision) == first);
     let tree = first.map(|(key, value, _)| (key, value)).collect();
     let mut live = LiveConfig::new(&initial_instruments(&tree)).with_timeframes(&config.pipeline.timeframes);
@@ -321,6 +324,14 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
         }
         Target::Memory(_) => None,
     };
+    // While it stood by, or read the store, what it knew of policies may have become old: an old one may allow too much.
+    if restoration.is_some() {
+        live = match &live.watch {
+            Watch::Nothing => live,
+            Watch::File(path) => Live::of(path, true)?,
+            Watch::Etcd(_) => Live::configured(&config, true, &shutdown.stop)?,
+        };
+    }
     let Standing { read, first, instruments, marks } = Standing::new(&config, &mut live, restoration.as_ref());
     let (source, progress) = prepare(&instruments, &marks)?;
     let answered = etcd::Answered::default();
@@ -591,7 +602,11 @@ impl Standing {
     fn new(config: &Config, live: &mut Live, restoration: Option<&Restoration>) -> Standing {
         let Some(restoration) = restoration else {
             let read = live.read(config);
-            let first = live_file::diff(&BTreeMap::new(), &live.tree, live.revision);
+            let mut first = live_file::diff(&BTreeMap::new(), &live.tree, live.revision);
+            if first.is_empty() {
+                // So that a restart knows that it began with nothing.
+                first.push(ConfigUpdate::Stale(false));
+            }
             return Standing { instruments: Arc::new(read.instruments().clone()), read, first, marks: Marks::new() };
         };
         let (mut tree, mut stale, mut last) = (BTreeMap::new(), false, 0);

@@ -230,9 +230,15 @@ fn a_second_run_stands_by_and_goes_on_when_the_first_is_killed() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     std::fs::write(at.join("one.csv"), "event_time,symbol,seq,kind,price,size\n").unwrap();
-    let mut first = marea(at, &["run", "--listen", "127.0.0.1:0"]).stderr(Stdio::null()).spawn().unwrap();
+    let log = at.join("first.log");
+    let mut first =
+        marea(at, &["run", "--listen", "127.0.0.1:0"]).stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap();
     let holds = "store marea.db: holds a run already, up to epoch ";
     let started = Instant::now();
+    while !std::fs::read_to_string(&log).unwrap().contains("running") {
+        assert!(started.elapsed() < Duration::from_secs(60), "not running");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     while !run(at, &["replay", "one.csv", "--store", "marea.db"]).2.contains(holds) {
         assert!(started.elapsed() < Duration::from_secs(60), "nothing committed");
         std::thread::sleep(Duration::from_millis(100));

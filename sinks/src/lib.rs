@@ -1,9 +1,11 @@
 //! Where marea's results go. Every sink receives closed, consolidated epochs ([`ClosedEpoch`]) and holds no dataflow.
 //!
 //! ```text
-//!  closed epochs ──► store (SQLite: one transaction for several epochs) ──► feed (view ─► REST, SSE, the page)
-//!               └──► dump (the final state as sorted CSV)              └──► metrics (Prometheus)
+//!  closed epochs ──► store (SQLite, PostgreSQL: one transaction for several epochs) ──► feed (view ─► REST, SSE, the page)
+//!               └──► dump (the final state as sorted CSV)                          └──► metrics (Prometheus)
 //! ```
+//!
+//! Beside them, [`publish`] writes records to brokers.
 //!
 //! [`ClosedEpoch`]: marea_model::output::ClosedEpoch
 #![cfg_attr(test, allow(clippy::unwrap_used))]

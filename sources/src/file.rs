@@ -536,6 +536,14 @@ impl Pending<'_> {
     }
 
     fn take_head(&mut self, stream: &mut Stream) -> Result<(), Stopped> {
+        // What stands before it goes before it: a cursor that is cut has nothing of its file behind it.
+        let next = match stream.at < stream.records.len() {
+            true => Some(stream.records.cursor(stream.at).offset),
+            false => stream.accounts.as_slice().first().map(|(cursor, _)| cursor.offset),
+        };
+        let rejects = &mut stream.decoded.rejects;
+        let before = rejects.partition_point(|reject| next.is_some_and(|next| reject.cursor.offset < next));
+        self.rejects.extend(rejects.drain(..before));
         if stream.at < stream.records.len() {
             let record = stream.records.record(stream.at);
             self.records.push(record.cursor, record.tick);

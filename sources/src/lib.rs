@@ -1,5 +1,5 @@
-//! Where marea's records come from: files ([`mod@file`]), the synthetic market ([`synthetic`]) and the watched
-//! configuration file ([`live_file`]).
+//! Where marea's records come from: files ([`mod@file`]), the synthetic market ([`synthetic`]), Kafka ([`kafka`]) and
+//! RabbitMQ ([`rabbitmq`]); and where its live configuration does: a watched file ([`live_file`]) or etcd ([`etcd`]).
 //!
 //! A source runs on a thread of its own and meets the dataflow only through a bounded channel of [`Input`]: it
 //! announces its partition, sends batches in order, and says when nothing more will come. A full channel is the

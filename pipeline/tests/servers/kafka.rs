@@ -2,6 +2,7 @@
 
 use crate::common::{Feed, Market, assert_same, market};
 use marea_servers::Kafka;
+use std::process::Command;
 use std::time::Duration;
 
 struct Topic {
@@ -57,7 +58,16 @@ fn a_broker_that_is_killed_and_we_too_lose_nothing_and_double_nothing() {
 
 #[test]
 fn nor_with_postgresql() {
-    killed(&[("MAREA__STORE__URL", &marea_servers::shared::postgres().database("killed"))]);
+    let url = marea_servers::shared::postgres().database("killed");
+    killed(&[("MAREA__STORE__URL", &url)]);
+    // What analysts are told to ask is answered.
+    let text = include_str!("../../../docs/queries.md");
+    let queries: Vec<&str> = text.split("```sql").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(queries.len() >= 6);
+    for query in queries {
+        let psql = Command::new("psql").args(["-v", "ON_ERROR_STOP=1", "-c", query, &url]).output().unwrap();
+        assert!(psql.status.success(), "{query}\n{}", String::from_utf8_lossy(&psql.stderr));
+    }
 }
 
 fn killed(store: &[(&str, &str)]) {

@@ -102,6 +102,8 @@ pub(super) struct State {
     /// The same in the order of their offsets.
     order: VecDeque<((u64, u64), u64)>,
     redelivered: u64,
+    /// Whether a message was left to the broker, on this connection.
+    beyond: bool,
     at_end: bool,
     event_time: Option<Nanos>,
     decoded: Decoded,
@@ -138,6 +140,7 @@ impl State {
             known: HashMap::new(),
             order: VecDeque::new(),
             redelivered: 0,
+            beyond: false,
             at_end: false,
             event_time: None,
             decoded: Decoded::default(),
@@ -276,12 +279,17 @@ impl State {
     fn take_message(&mut self, message: Message, receive_time: Nanos) -> Took {
         // Two messages that share an id are told apart by their bytes: not every producer's ids are unique.
         let key = message.message_id.as_ref().map(|id| (hash(id.as_bytes()), hash(&message.body)));
+        // Acknowledging one acknowledges all before it, so nothing is taken behind what was left to the broker.
+        if self.beyond {
+            return Took::Beyond;
+        }
         if let Some(offset) = key.and_then(|key| self.known.get(&key)) {
             self.unacked.push_back((message.tag, *offset));
             self.redelivered += 1;
             return Took::Known;
         }
         if self.is_done() {
+            self.beyond = true;
             return Took::Beyond;
         }
         let offset = self.position;
@@ -391,6 +399,7 @@ impl State {
     pub(super) fn disconnect(&mut self) {
         self.credit = None;
         self.unacked.clear();
+        self.beyond = false;
         if self.kind == RabbitKind::Queue {
             self.end = None;
         }

@@ -192,6 +192,7 @@ struct PendingBatch {
 }
 
 enum Pending {
+    Restarted(Partition, u64),
     Batch(Box<PendingBatch>),
     Config(Vec<ConfigUpdate>),
     Finished(Partition),
@@ -384,6 +385,14 @@ impl Cutter {
                 let ticks = Arc::new(std::mem::take(&mut batch.records));
                 Pending::Batch(Box::new(PendingBatch { ticks, row: 0, rest: batch }))
             }
+            Input::Restarted { partition, upper } => {
+                if let Some(replay) = &mut self.replay {
+                    replay.waiting.remove(&partition);
+                }
+                self.behind.remove(&partition);
+                self.left.remove(&partition);
+                Pending::Restarted(partition, upper)
+            }
             Input::Config(updates) => Pending::Config(updates),
             Input::Finished { partition } => {
                 if let Some(replay) = &mut self.replay {
@@ -538,6 +547,12 @@ impl Cutter {
             self.wall = self.wall.max(wall);
             self.seal();
             match &mut pending {
+                Pending::Restarted(partition, upper) => {
+                    let i = self.partition(*partition);
+                    self.partitions[i].fingerprint = None;
+                    self.tracks.insert(*partition, Track { upper: *upper, ..Track::default() });
+                    cut.cursors.retain(|(moved, _)| moved != partition);
+                }
                 Pending::Config(updates) => cut.config.append(updates),
                 Pending::Finished(partition) => {
                     let i = self.partition(*partition);

@@ -793,7 +793,7 @@ mod tests {
                     sent.at_end = batch.at_end;
                 }
                 Input::Finished { .. } => sent.finished = true,
-                Input::Config(_) => panic!("files have no configuration"),
+                other => panic!("files never send {other:?}"),
             }
         }
         assert_eq!(sent.finished, sent.result.is_none());

@@ -43,6 +43,13 @@ pub enum Input {
         /// What it carries: account snapshots hold no watermark back.
         carries: Carries,
     },
+    /// A partition's log is another one from here on: what was read of it counts no longer, and offsets go on at `upper`.
+    Restarted {
+        /// The partition.
+        partition: Partition,
+        /// The first offset that is read of the new log.
+        upper: u64,
+    },
     /// Records of one partition, in order.
     Batch(cursor::Batch),
     /// One revision of the live configuration: all of it enters in one epoch.

@@ -389,3 +389,36 @@ fn a_mark_keeps_what_may_still_change() {
     cutter.push(Input::Config(vec![]), 0);
     assert!(cutter.cut(1).is_none_or(|cut| cut.marks.is_empty()));
 }
+
+#[test]
+fn a_log_that_is_another_one_begins_anew() {
+    let mut cutter = cutter(Clock::Event, 10 * MINUTE, 100);
+    cutter.push(start("p"), 0);
+    cutter.push(trades("p", 0, false, &[MINUTE, 2 * MINUTE]), 0);
+    cutter.push(trades("p", 500, false, &[3 * MINUTE]), 0);
+    let cut = cutter.cut(0).unwrap();
+    assert_eq!((cut.marks[0].low, cut.marks[0].upper), (0, 501));
+    let mut restoration = Restoration {
+        epoch: cut.epoch,
+        progress: cut.progress,
+        partitions: cut.marks.iter().map(|mark| (mark.partition, *mark)).collect(),
+        config: Vec::new(),
+        sealed: Sealed::default(),
+        accounts: Vec::new(),
+        dead: BTreeSet::new(),
+        raw: Vec::new(),
+    };
+    restoration.partitions.get_mut(&partition("p")).unwrap().upper = 501;
+    // While it runs, and at a restart that finds it so.
+    let mut resumed = Cutter::resume(cutter.config.clone(), restoration);
+    resumed.push(start("p"), 0);
+    assert!(resumed.restored().is_none(), "what was committed is waited for");
+    for (cutter, restart) in [(&mut cutter, false), (&mut resumed, true)] {
+        cutter.push(Input::Restarted { partition: partition("p"), upper: 7 }, 0);
+        cutter.push(trades("p", 7, false, &[4 * MINUTE]), 0);
+        assert_eq!(cutter.restored().is_some(), restart);
+        let cut = cutter.cut(0).unwrap();
+        assert_eq!(offsets(&cut), [7]);
+        assert_eq!((cut.marks[0].low, cut.marks[0].upper), (7, 8), "{restart}");
+    }
+}

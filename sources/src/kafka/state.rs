@@ -101,6 +101,8 @@ pub(super) struct State {
     rules: Rules,
     decoder: Decoder,
     gaps: Gaps,
+    /// What is to be said of logs that are others, before anything of them is sent.
+    restarted: Vec<Input>,
     resume: BTreeMap<i32, Resume>,
     parts: Vec<Option<Part>>,
     /// Partitions with something to send.
@@ -115,7 +117,8 @@ impl State {
         let id = |resume: &Resume| resume.partition.as_str().strip_prefix(&prefix)?.parse().ok();
         let resume = resume.iter().filter_map(|resume| Some((id(resume)?, *resume))).collect();
         let (parts, dirty) = (Vec::new(), BTreeSet::new());
-        State { topic: topic.to_owned(), rules, decoder, gaps, resume, parts, dirty, rows: 0, bytes: 0 }
+        let topic = topic.to_owned();
+        State { topic, rules, decoder, gaps, restarted: Vec::new(), resume, parts, dirty, rows: 0, bytes: 0 }
     }
 
     pub(super) fn topic(&self) -> &str {
@@ -165,9 +168,12 @@ impl State {
             let detail = format!("{upper} was the next offset, but the partition is gone");
             self.recreated(partition, upper, detail, Bounds { start: 0, end: 0 })?;
             self.resume.remove(&id);
-            if let Some((id, part)) = self.part(id) {
-                part.finished = true;
-                self.dirty.insert(id);
+            match self.part(id) {
+                Some((id, part)) => {
+                    part.finished = true;
+                    self.dirty.insert(id);
+                }
+                None => self.restarted.push(Input::Finished { partition }),
             }
         }
         Ok(())
@@ -256,13 +262,20 @@ impl State {
         Ok(())
     }
 
-    fn recreated(&self, partition: Partition, wanted: u64, detail: String, bounds: Bounds) -> Result<(), KafkaError> {
+    fn recreated(
+        &mut self,
+        partition: Partition,
+        wanted: u64,
+        detail: String,
+        bounds: Bounds,
+    ) -> Result<(), KafkaError> {
         let Bounds { start, end } = bounds;
         if !self.rules.accept_gap {
             return Err(KafkaError::Recreated { partition, detail, start, end });
         }
         tracing::warn!(%partition, detail, "the topic was recreated");
         self.gaps.push(Gap { partition, wanted, available: start, cause: GapCause::Recreated });
+        self.restarted.push(Input::Restarted { partition, upper: start });
         Ok(())
     }
 
@@ -377,6 +390,7 @@ impl State {
 
     /// What is to be sent now.
     pub(super) fn drain(&mut self, now: Nanos, out: &mut Vec<Input>) {
+        out.append(&mut self.restarted);
         while let Some(at) = self.dirty.pop_first() {
             let Some(part) = self.parts.get_mut(at).and_then(Option::as_mut) else { continue };
             let stands = Some((part.next, part.at_end));

@@ -46,6 +46,7 @@ fn sent(state: &mut State) -> Vec<String> {
         }
         Input::Finished { partition } => format!("{partition} finished"),
         Input::Start { partition, .. } => format!("{partition} start"),
+        Input::Restarted { partition, upper } => format!("{partition} restarted at {upper}"),
         Input::Config(_) => "config".to_owned(),
     };
     out.into_iter().map(short).collect()

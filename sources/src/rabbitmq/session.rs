@@ -330,7 +330,8 @@ impl<'a> Session<'a> {
                     warn!(%partition, detail, "going on with another stream");
                     feed.state.accept_other(&extent);
                     feed.last = extent.last;
-                    return Ok(());
+                    let upper = feed.state.position();
+                    return self.hand_over(Input::Restarted { partition, upper }).await;
                 }
                 Verdict::Other { detail } => return Err(Halt::Fatal(RabbitError::Recreated { partition, detail })),
             }

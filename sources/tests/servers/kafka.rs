@@ -181,6 +181,8 @@ impl Running {
                 assert!(self.started.contains(&batch.partition), "announced before its first batch");
                 self.batches.push(batch);
             }
+            // What was skipped is told by `gaps`.
+            Input::Restarted { .. } => {}
             Input::Config(_) => panic!("Kafka has no configuration"),
         }
     }

@@ -187,6 +187,7 @@ impl Run {
         match self.input.recv_timeout(wait) {
             Ok(Input::Start { partition, .. }) => self.started.push(partition),
             Ok(Input::Finished { partition }) => self.finished.push(partition),
+            Ok(Input::Restarted { .. }) => {}
             Ok(Input::Config(_)) => panic!("no source of ticks sends a configuration"),
             Ok(Input::Batch(batch)) => {
                 assert!(self.started.contains(&batch.partition));

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use marea::http;
+use marea_model::ConfigUpdate;
 use serde_json::Value;
 use std::fmt::Write;
 use std::io::{BufRead, BufReader};
@@ -298,6 +299,56 @@ fn a_second_run_stands_by_and_goes_on_when_the_first_is_killed() {
     std::fs::write(at.join("other.toml"), "[source]\nkind = 'file'\npaths = ['one.csv']\n").unwrap();
     let (_, errors) = lines(&["run", "--listen", "127.0.0.1:0", "--config", "other.toml"]);
     assert!(errors[0].contains("the store holds a run that has read synthetic"), "{errors:?}");
+}
+
+/// What a standby knew of policies when it began to wait must not come back when it takes over.
+#[test]
+fn a_standby_takes_over_with_the_policies_of_now() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let live = |enabled: bool| {
+        let text = marea_sources::synthetic::LIVE_CONFIG
+            .replace("trading_enabled = true", &format!("trading_enabled = {enabled}"));
+        std::fs::write(at.join("new.toml"), text).unwrap();
+        std::fs::rename(at.join("new.toml"), at.join("live.toml")).unwrap();
+    };
+    live(true);
+    let start = |name: &str| {
+        let log = std::fs::File::create(at.join(name)).unwrap();
+        let args = ["run", "--listen", "127.0.0.1:0", "--live", "live.toml"];
+        marea(at, &args).stderr(log).spawn().unwrap()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let switches = || -> Vec<String> {
+        let events = runtime
+            .block_on(async { marea_sinks::store::Reader::open(at.join("marea.db")).await?.config_events().await });
+        let value = |event| match event {
+            ConfigUpdate::Put { key, value, .. } if key.ends_with("/trading_enabled") => Some(value),
+            _ => None,
+        };
+        events.unwrap_or_default().into_iter().filter_map(value).collect()
+    };
+    let wait_for = |what: &str, is_so: &dyn Fn() -> bool| {
+        let started = Instant::now();
+        while !is_so() {
+            assert!(started.elapsed() < Duration::from_secs(60), "{what}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    let says = |name: &str, part: &str| std::fs::read_to_string(at.join(name)).unwrap().contains(part);
+    let mut first = start("first.log");
+    wait_for("begun", &|| switches() == ["true"]);
+    let mut second = start("second.log");
+    wait_for("standing by", &|| says("second.log", "standing by"));
+    live(false);
+    wait_for("killed", &|| switches() == ["true", "false"]);
+    first.kill().unwrap();
+    first.wait().unwrap();
+    wait_for("taken over", &|| says("second.log", "read again what had not sealed"));
+    std::thread::sleep(Duration::from_secs(1));
+    terminate(second.id());
+    assert!(second.wait().unwrap().success());
+    assert_eq!(switches(), ["true", "false"], "the kill switch was never lifted");
 }
 
 fn terminate(process: u32) {

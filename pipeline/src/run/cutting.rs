@@ -1,0 +1,175 @@
+//! The thread that cuts: from the channels of the inputs to the engine.
+
+use super::Shutdown;
+use crate::committer::{Note, wall_now};
+use crate::cutter::{Clock, Cut, Cutter};
+use crate::engine::{Engine, EngineError};
+use crate::explain::Desk;
+use crossbeam_channel::{Receiver, Sender, TryRecvError, never, select};
+use marea_model::live::Problem;
+use marea_model::time::MILLI;
+use marea_model::{ConfigUpdate, Nanos};
+use marea_sinks::Metrics;
+use marea_sources::{Input, Lags};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How often it is shown how far the source is behind.
+const LAGS_EVERY: Duration = Duration::from_secs(1);
+/// How often the wall clock cuts without input: timers fire this late at most.
+const WALL_TICK: Duration = Duration::from_millis(10);
+/// How often the event clock looks at what else may have happened.
+const EVENT_TICK: Duration = Duration::from_millis(50);
+
+/// The thread that cuts.
+pub(super) struct Cutting {
+    pub(super) cutter: Cutter,
+    pub(super) clock: Clock,
+    pub(super) engine: Engine,
+    pub(super) notes: Sender<Note>,
+    pub(super) desk: Arc<Mutex<Desk>>,
+    /// What was said to be wrong with the live configuration.
+    pub(super) problems: Vec<Problem>,
+    /// The live configuration to begin with, until it has entered.
+    pub(super) first: Option<Vec<ConfigUpdate>>,
+    pub(super) shutdown: Shutdown,
+    pub(super) until: Option<Nanos>,
+    pub(super) end_when_finished: bool,
+    /// How far the source is behind, where that is shown, and when it was last.
+    pub(super) lags: (Lags, Metrics, Instant),
+}
+
+impl Cutting {
+    pub(super) fn run(mut self, first: Vec<ConfigUpdate>, mut inputs: Receiver<Input>, mut live: Receiver<Input>) {
+        match self.clock {
+            Clock::Wall => self.push(Input::Config(first)),
+            // Before the first record there is no time at which it could be judged.
+            Clock::Event => self.first = Some(first),
+        }
+        if let Err(error) = self.cut_all(&mut inputs, &mut live) {
+            self.shutdown.fail(error);
+        }
+        // Lets the engine finish what was submitted; then the committer ends.
+        drop(self.engine.close());
+    }
+
+    fn cut_all(&mut self, inputs: &mut Receiver<Input>, live: &mut Receiver<Input>) -> Result<(), EngineError> {
+        let tick = match self.clock {
+            Clock::Wall => WALL_TICK,
+            Clock::Event => EVENT_TICK,
+        };
+        let mut ended = false;
+        while !self.shutdown.is_stopped() {
+            select! {
+                recv(inputs) -> input => match input {
+                    Ok(input) => self.push(input),
+                    Err(_) => (*inputs, ended) = (never(), true),
+                },
+                recv(live) -> input => match input {
+                    Ok(input) => self.push(input),
+                    Err(_) => *live = never(),
+                },
+                default(tick) => {}
+            }
+            while !self.cutter.ready() {
+                match inputs.try_recv() {
+                    Ok(input) => self.push(input),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => {
+                        (*inputs, ended) = (never(), true);
+                        break;
+                    }
+                }
+            }
+            if self.cutter.is_replaying() {
+                let Some(cut) = self.cutter.restored() else {
+                    if ended {
+                        self.shutdown.fail("the source ended before it came to where the store stands");
+                    }
+                    continue;
+                };
+                tracing::info!(ticks = cut.records().count(), "read again what had not sealed");
+                self.submit(cut)?;
+            }
+            self.cut(|cutter| !cutter.ready())?;
+            self.show_lags();
+            // A source that ended since it was stopped, or broke, has not reached its end.
+            if ended && !self.shutdown.is_stopped() {
+                ended = false;
+                self.push_first();
+                self.cut(Cutter::is_drained)?;
+                if self.clock == Clock::Event || self.until.is_some() {
+                    let cut = self.cutter.finish(self.until);
+                    self.submit(cut)?;
+                }
+                if self.end_when_finished {
+                    break;
+                }
+            }
+        }
+        self.cut(Cutter::is_drained)?;
+        match self.cutter.settle() {
+            Some(cut) => self.submit(cut),
+            None => Ok(()),
+        }
+    }
+
+    fn show_lags(&mut self) {
+        let (lags, metrics, shown) = &mut self.lags;
+        if shown.elapsed() >= LAGS_EVERY {
+            *shown = Instant::now();
+            for (partition, lag) in lags.all() {
+                metrics.consumer_lag(partition, lag.records);
+            }
+        }
+    }
+
+    fn push(&mut self, input: Input) {
+        if !matches!(input, Input::Start { .. }) {
+            self.push_first();
+        }
+        self.cutter.push(input, wall_now());
+    }
+
+    fn push_first(&mut self) {
+        if let Some(first) = self.first.take() {
+            self.cutter.push(Input::Config(first), wall_now());
+        }
+    }
+
+    /// Cuts until `enough`, or until nothing is left to cut.
+    fn cut(&mut self, enough: impl Fn(&Cutter) -> bool) -> Result<(), EngineError> {
+        while !self.cutter.is_replaying() {
+            match self.cutter.cut(wall_now() / MILLI) {
+                Some(cut) => self.submit(cut)?,
+                None if self.cutter.is_drained() => return Ok(()),
+                // The epochs of this millisecond are used up.
+                None => std::thread::sleep(Duration::from_millis(1)),
+            }
+            if enough(&self.cutter) {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn submit(&mut self, cut: Cut) -> Result<(), EngineError> {
+        let mut desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner);
+        desk.observe(&cut);
+        if !cut.config.is_empty() {
+            let problems = desk.live().problems();
+            for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
+                tracing::warn!("live configuration: {problem}");
+            }
+            self.problems = problems;
+        }
+        drop(desk);
+        // What is computed once more was noted when it happened.
+        if cut.sealed.is_none() && (cut.received.is_some() || !cut.config.is_empty()) {
+            let note = Note { epoch: cut.epoch, received: cut.received, config: cut.config.clone() };
+            // A committer that is gone has said why, and has asked to stop.
+            let _ = self.notes.send(note);
+        }
+        self.engine.submit(cut)
+    }
+}

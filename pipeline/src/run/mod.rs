@@ -1,0 +1,471 @@
+//! The composition: sources, cutter, engine, committer and feed, each on threads of its own.
+//!
+//! ```text
+//!  source ──► channel ─┐                                        ┌► store
+//!                      ├─► cutter ──► engine ──► committer ──────┼► feed ──► HTTP
+//!  live file ► channel ┘      (submit blocks: backpressure)      └► kept state
+//! ```
+//!
+//! **Ending.** When the source is finished, everything is cut, `now` moves on, the engine drains, the committer commits.
+//! At a signal nothing more is read: what was taken over is cut, drained and committed; what still waits in a channel is
+//! not, and will be read again.
+
+mod cutting;
+mod live;
+mod source;
+mod standing;
+
+pub use live::{DEFAULT_LIVE, Live, Watch, read_updates};
+pub use source::{check_files, market, open_files};
+pub use standing::check_store;
+
+use crate::committer::{Committer, Outcome, Target, wall_now};
+use crate::config::Config;
+use crate::cutter::{Clock, Cutter, CutterConfig};
+use crate::dataflow::DataflowConfig;
+use crate::engine::{Engine, EngineConfig};
+use crate::explain::Desk;
+use crossbeam_channel::{bounded, unbounded};
+use cutting::Cutting;
+use marea_model::codec::Decoder;
+use marea_model::cursor::Batch;
+use marea_model::time::SECOND;
+use marea_model::{Instruments, Nanos};
+use marea_sinks::store::StoreTarget;
+use marea_sinks::{Feed, FeedConfig, Metrics};
+use marea_sources::etcd;
+use marea_sources::file::FileProgress;
+use marea_sources::synthetic::Synthetic;
+use marea_sources::{Input, Lags, Stop, live_file, message};
+use source::{MAX_AHEAD, Preparing};
+use standing::{Marks, Standing, open_store};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Batches that wait for the cutter.
+const BATCHES: usize = 8;
+/// How often metrics are given: nothing waits for them, and there may be very many.
+const METRICS_EVERY: Nanos = SECOND;
+/// How long commits are tried again after a signal, so that the process is gone within 10 s of it: the last one may wait
+/// 5 s for a lock.
+const DRAIN: Duration = Duration::from_secs(4);
+/// How far behind the feed may be and still call itself ready.
+const MAX_LAG: Duration = Duration::from_secs(5);
+
+/// Why nothing was started, or why it ended otherwise than it should.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Bad usage or configuration: everything that is wrong. Exit 2.
+    #[error("{}", .0.join("\n"))]
+    Refused(Vec<String>),
+    /// It failed while running. Exit 1.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Failure {
+    /// One thing that is wrong with usage or configuration.
+    pub fn refused(error: impl ToString) -> Self {
+        Failure::Refused(vec![error.to_string()])
+    }
+
+    /// It failed while running.
+    pub fn failed(error: impl ToString) -> Self {
+        Failure::Failed(error.to_string())
+    }
+}
+
+/// Where the feed is to listen.
+pub struct Listen {
+    /// The address.
+    pub address: SocketAddr,
+    /// Whether one of the hundred ports after it will do, if it is taken.
+    pub or_next: bool,
+    /// Where the address came from.
+    pub origin: String,
+}
+
+/// What refuses to start, gathered, so that all of it is said at once.
+#[derive(Default)]
+struct Refusals(Vec<String>);
+
+impl Refusals {
+    /// The value, or a reason to refuse; a failure of another kind is returned.
+    fn take<T>(&mut self, result: Result<T, Failure>) -> Result<Option<T>, Failure> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(Failure::Refused(errors)) => {
+                self.0.extend(errors);
+                Ok(None)
+            }
+            Err(failed) => Err(failed),
+        }
+    }
+}
+
+/// What to run.
+pub struct Plan {
+    /// The configuration.
+    pub config: Config,
+    /// The live configuration, or why there is none.
+    pub live: Result<Live, Failure>,
+    /// Of the synthetic market: what it is like beside seed and rate.
+    pub market: Synthetic,
+    /// The store; none: nothing is stored.
+    pub store: Option<StoreTarget>,
+    /// Whether to go on where the run that the store holds has ended, or to refuse it.
+    pub resume: bool,
+    /// Where the feed listens; none: no feed.
+    pub listen: Option<Listen>,
+    /// Where `now` ends when the source is finished.
+    pub until: Option<Nanos>,
+    /// Whether to end when the source is finished, or to go on serving.
+    pub end_when_finished: bool,
+    /// Whether the final state is kept in memory.
+    pub keep_state: bool,
+}
+
+/// A request to stop, when it was made, and why if something went wrong.
+#[derive(Clone, Debug, Default)]
+pub struct Shutdown {
+    stop: Stop,
+    at: Arc<OnceLock<Instant>>,
+    failure: Arc<OnceLock<String>>,
+}
+
+impl Shutdown {
+    /// Asks everybody to stop.
+    pub fn stop(&self) {
+        self.at.get_or_init(Instant::now);
+        self.stop.stop();
+    }
+
+    /// Asks everybody to stop, since this went wrong.
+    pub fn fail(&self, error: impl ToString) {
+        self.failure.get_or_init(|| error.to_string());
+        self.stop();
+    }
+
+    /// Whether somebody has asked.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.is_stopped()
+    }
+}
+
+/// A running pipeline.
+pub struct Running {
+    /// Ends it.
+    pub shutdown: Shutdown,
+    /// The feed, if there is one.
+    pub feed: Option<Feed>,
+    /// Where it listens.
+    pub address: Option<SocketAddr>,
+    /// What was cut so far, for explanations.
+    pub desk: Arc<Mutex<Desk>>,
+    /// How far files have been read.
+    pub progress: Option<Arc<FileProgress>>,
+    sources: Vec<JoinHandle<()>>,
+    cutter: JoinHandle<()>,
+    committer: JoinHandle<Option<Outcome>>,
+    server: Option<Server>,
+    runtime: tokio::runtime::Runtime,
+}
+
+/// Starts everything. Whatever refuses to start is said at once, and before the store is taken over.
+pub fn start(plan: Plan) -> Result<Running, Failure> {
+    let Plan { config, live, market, store, resume, listen, until, end_when_finished, keep_state } = plan;
+    let mut refusals = Refusals::default();
+    let live = refusals.take(live)?;
+    let listener = match &listen {
+        Some(listen) => refusals.take(bind(listen))?,
+        None => None,
+    };
+    if let Some(target) = &store {
+        refusals.take(check_store(target, resume))?;
+    }
+    let mut live = live.unwrap_or_else(|| Live::embedded(config.source.kind));
+    let read = live.read(&config);
+    let (acknowledge, lags) = (marea_sources::Committed::default(), Lags::default());
+    let prepare = |instruments: &Arc<Instruments>, marks: &Marks| {
+        let preparing = Preparing { config: &config, instruments, acknowledge: &acknowledge, lags: &lags, marks };
+        preparing.prepare(market.clone(), until.is_some())
+    };
+    // Tried before the store is taken over, so that all that is wrong is said at once.
+    refusals.take(prepare(&Arc::new(read.instruments().clone()), &Marks::new()))?;
+    if !refusals.0.is_empty() {
+        return Err(Failure::Refused(refusals.0));
+    }
+    let address = listener.as_ref().map(TcpListener::local_addr).transpose().map_err(Failure::failed)?;
+    for problem in read.problems() {
+        tracing::warn!("live configuration: {problem}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::failed(format!("cannot start the runtime: {e}")))?;
+    let shutdown = Shutdown::default();
+    watch_signals(&runtime, &shutdown);
+
+    let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), config.source.kind.as_str());
+    let (mut target, reader) = open_store(store.as_ref(), resume, &runtime, &shutdown)?;
+    let restoration = match &mut target {
+        Target::Store(store) => {
+            runtime.block_on(store.restoration(config.pipeline.timeframes[0])).map_err(Failure::refused)?
+        }
+        Target::Memory(_) => None,
+    };
+    // While it stood by, or read the store, what it knew of policies may have become old: an old one may allow too much.
+    if restoration.is_some() {
+        live = match &live.watch {
+            Watch::Nothing => live,
+            Watch::File(path) => Live::of(path, true)?,
+            Watch::Etcd(_) => Live::configured(&config, true, &shutdown.stop)?,
+        };
+    }
+    let Standing { read, first, instruments, marks } = Standing::new(&config, &mut live, restoration.as_ref());
+    let (source, progress) = prepare(&instruments, &marks)?;
+    let answered = etcd::Answered::default();
+    let feed = listener.as_ref().map(|_| {
+        let clock = match config.pipeline.clock {
+            Clock::Wall => marea_sinks::Clock::Wall,
+            Clock::Event => marea_sinks::Clock::Event,
+        };
+        let config_current = matches!(live.watch, Watch::Etcd(_)).then(|| {
+            let answered = answered.clone();
+            Box::new(move || answered.sent().map(system_time)) as marea_sinks::feed::ConfigCurrent
+        });
+        let feed =
+            FeedConfig { clock, workers: config.pipeline.workers, store: reader, max_lag: MAX_LAG, config_current };
+        Feed::new(feed, metrics.clone())
+    });
+
+    let (out, inputs) = bounded(BATCHES);
+    let timeframes = config.pipeline.timeframes.clone();
+    let engine_config = EngineConfig {
+        workers: config.pipeline.workers,
+        dataflow: DataflowConfig {
+            timeframes: timeframes.clone(),
+            indicators: config.indicators.timeframes.iter().map(|t| (*t, config.indicators.list.clone())).collect(),
+            instruments: instruments.clone(),
+        },
+    };
+    let watched = feed.clone();
+    let beat = move |worker| watched.iter().for_each(|feed| feed.health().beat(worker));
+    let mut engine = Engine::start_watched(&engine_config, beat).map_err(Failure::failed)?;
+
+    let (notes_out, notes) = unbounded();
+    let committer = Committer {
+        target,
+        feed: feed.clone(),
+        metrics: metrics.clone(),
+        clock: config.pipeline.clock,
+        keep_state,
+        notes,
+        acknowledge: acknowledge.clone(),
+        restored: restoration.is_some(),
+        deadline: Box::new({
+            let at = shutdown.at.clone();
+            move || at.get().map(|at| *at + DRAIN)
+        }),
+    };
+    let outputs = engine.take_outputs();
+    let committer = spawn("committer", {
+        let (handle, shutdown) = (runtime.handle().clone(), shutdown.clone());
+        move || match committer.run(&outputs, &handle) {
+            Ok(outcome) => Some(outcome),
+            Err(error) => {
+                shutdown.fail(error);
+                None
+            }
+        }
+    })?;
+
+    let problems = read.problems();
+    let desk = Arc::new(Mutex::new(Desk::new(read)));
+    if let Some(feed) = &feed {
+        let desk = desk.clone();
+        feed.set_facts(move |symbol, account| {
+            let facts = desk.lock().unwrap_or_else(PoisonError::into_inner).facts(symbol, account);
+            serde_json::to_value(facts).unwrap_or_default()
+        });
+    }
+    let (live_out, live_in) = bounded(BATCHES);
+    let cutter = CutterConfig {
+        clock: config.pipeline.clock,
+        lateness: config.pipeline.lateness,
+        max_ticks: config.pipeline.max_ticks,
+        timeframes,
+        instruments: instruments.clone(),
+        metrics_every: METRICS_EVERY,
+    };
+    let cutter = match restoration {
+        None => Cutter::new(cutter),
+        Some(mut restoration) => {
+            let raw = std::mem::take(&mut restoration.raw);
+            tracing::info!(epoch = restoration.epoch, bars = restoration.sealed.bars.len(), "going on from the store");
+            let decoder = Decoder {
+                instruments: instruments.clone(),
+                base_timeframe: config.pipeline.timeframes[0],
+                max_ahead: Some(MAX_AHEAD),
+            };
+            let mut cutter = Cutter::resume(cutter, restoration);
+            for batch in message::replay(&decoder, &raw) {
+                let upper = marks.get(&batch.partition).map_or(batch.upper, |mark| mark.upper.max(batch.upper));
+                cutter.push(Input::Batch(Batch { upper, ..batch }), wall_now());
+            }
+            cutter
+        }
+    };
+    let cutting = Cutting {
+        cutter,
+        clock: config.pipeline.clock,
+        engine,
+        notes: notes_out,
+        desk: desk.clone(),
+        problems,
+        first: None,
+        shutdown: shutdown.clone(),
+        until,
+        end_when_finished,
+        lags: (lags, metrics, Instant::now()),
+    };
+    // The whole live configuration enters before the first record.
+    let cutter = spawn("cutter", move || cutting.run(first, inputs, live_in))?;
+
+    let mut sources = vec![spawn("source", {
+        let shutdown = shutdown.clone();
+        move || {
+            if let Err(error) = source(&out, &shutdown.stop) {
+                shutdown.fail(error);
+            }
+        }
+    })?];
+    let stop = shutdown.stop.clone();
+    match live.watch {
+        Watch::Nothing => {}
+        Watch::File(path) => {
+            sources.push(spawn("live file", move || {
+                live_file::watch_from(&path, live.tree, live.revision, &live_out, &stop);
+            })?);
+        }
+        Watch::Etcd(watch) => {
+            let (etcd, snapshot) = *watch;
+            let shutdown = shutdown.clone();
+            sources.push(spawn("etcd", move || {
+                if let Err(error) = etcd::watch(&etcd, snapshot, &answered, &live_out, &stop) {
+                    shutdown.fail(error);
+                }
+            })?);
+        }
+    }
+    let server = match (listener, &feed) {
+        (Some(listener), Some(feed)) => Some(serve(&runtime, listener, feed.clone())?),
+        _ => None,
+    };
+    Ok(Running { shutdown, feed, address, desk, progress, sources, cutter, committer, server, runtime })
+}
+
+impl Running {
+    /// Whether everything has been committed.
+    pub fn is_over(&self) -> bool {
+        self.committer.is_finished()
+    }
+
+    /// Waits for the end, and says what came of it.
+    pub fn finish(self) -> Result<Outcome, Failure> {
+        let outcome = self.committer.join().map_err(|_| Failure::failed("the committer has panicked"))?;
+        // Sources may still wait for the clock, and the live file for an edit.
+        self.shutdown.stop();
+        for thread in self.sources.into_iter().chain([self.cutter]) {
+            thread.join().map_err(|_| Failure::failed("a thread of the pipeline has panicked"))?;
+        }
+        if let Some((stop, server)) = self.server {
+            // A server that has ended does not wait for it.
+            let _ = stop.send(());
+            match self.runtime.block_on(server) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "the feed ended"),
+                Err(error) => tracing::warn!(%error, "the feed ended"),
+            }
+        }
+        self.runtime.shutdown_timeout(Duration::from_secs(1));
+        match (self.shutdown.failure.get(), outcome) {
+            (Some(error), _) => Err(Failure::Failed(error.clone())),
+            (None, Some(outcome)) => Ok(outcome),
+            (None, None) => Err(Failure::failed("nothing was committed")),
+        }
+    }
+}
+
+/// The first signal asks to stop; the second one does not wait.
+fn watch_signals(runtime: &tokio::runtime::Runtime, shutdown: &Shutdown) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let shutdown = shutdown.clone();
+    // Before anything else is begun.
+    let _context = runtime.enter();
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
+    runtime.spawn(async move {
+        let mut interrupt = async || {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+        };
+        interrupt().await;
+        tracing::info!("stopping: what was read is committed; again to stop at once");
+        shutdown.stop();
+        interrupt().await;
+        std::process::exit(130);
+    });
+}
+
+type Server = (tokio::sync::oneshot::Sender<()>, tokio::task::JoinHandle<std::io::Result<()>>);
+
+fn serve(runtime: &tokio::runtime::Runtime, listener: TcpListener, feed: Feed) -> Result<Server, Failure> {
+    let failed = |e| Failure::failed(format!("the feed cannot listen: {e}"));
+    listener.set_nonblocking(true).map_err(failed)?;
+    let _context = runtime.enter();
+    let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
+    let (stop, stopped) = tokio::sync::oneshot::channel();
+    let serving = feed.serve(listener, async {
+        // The sender gone means the same.
+        let _ = stopped.await;
+    });
+    Ok((stop, runtime.spawn(serving)))
+}
+
+fn bind(listen: &Listen) -> Result<TcpListener, Failure> {
+    let Listen { address, or_next, origin } = listen;
+    let last = if *or_next { address.port().saturating_add(100) } else { address.port() };
+    let mut first_error = None;
+    for port in address.port()..=last {
+        match TcpListener::bind(SocketAddr::new(address.ip(), port)) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => {
+                let in_use = error.kind() == std::io::ErrorKind::AddrInUse;
+                first_error.get_or_insert(error);
+                if !in_use {
+                    break;
+                }
+            }
+        }
+    }
+    let why = match first_error {
+        Some(e) if e.kind() == std::io::ErrorKind::AddrInUse => "is in use".to_owned(),
+        Some(e) => format!("cannot be listened on: {e}"),
+        None => "has no free port".to_owned(),
+    };
+    Err(Failure::Refused(vec![format!("{origin}: feed.listen: \"{address}\" {why}")]))
+}
+
+fn spawn<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>, Failure> {
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(work);
+    thread.map_err(|e| Failure::failed(format!("cannot start the thread {name}: {e}")))
+}
+
+fn system_time(since_1970: Nanos) -> SystemTime {
+    UNIX_EPOCH + Duration::from_nanos(since_1970.unsigned_abs())
+}

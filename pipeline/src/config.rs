@@ -9,7 +9,7 @@ use marea_model::codec::csv;
 use marea_model::time::{MILLI, SECOND};
 use marea_model::{Nanos, Timeframe, cursor::excerpt};
 use marea_operators::indicators::IndicatorSpec;
-use marea_sinks::store::StoreTarget;
+use marea_sinks::store::{Chunks, StoreTarget};
 use marea_sources::etcd::EtcdConfig;
 use marea_sources::file::Speed;
 use marea_sources::kafka::{KafkaConfig, Protocol, Security};
@@ -31,7 +31,7 @@ const ENV_PREFIX: &str = "MAREA__";
 const MAX_WORKERS: u64 = 256;
 
 /// (section, key, default as it would be written in the environment)
-const KEYS: [(&str, &str, &str); 48] = [
+const KEYS: &[(&str, &str, &str)] = &[
     ("pipeline", "clock", "wall"),
     ("pipeline", "lateness", "10m"),
     ("pipeline", "workers", CORES),
@@ -76,6 +76,9 @@ const KEYS: [(&str, &str, &str); 48] = [
     ("etcd", "password", ""),
     ("store", "path", "marea.db"),
     ("store", "url", ""),
+    ("timescale", "chunk", "7d"),
+    ("timescale", "compress_after", "30d"),
+    ("timescale", "forget_after", "730d"),
     ("feed", "listen", "127.0.0.1:8000"),
     ("log", "level", "info"),
     ("log", "format", "text"),
@@ -321,7 +324,7 @@ type Values = BTreeMap<(&'static str, &'static str), (Given, Origin)>;
 /// Reads and checks everything.
 pub fn load(sources: &Sources<'_>) -> Result<Loaded, ConfigErrors> {
     let mut reader = Reader { values: Values::new(), errors: Vec::new() };
-    for (section, key, default) in KEYS {
+    for (section, key, default) in KEYS.iter().copied() {
         reader.values.insert((section, key), (Given::One(default.to_owned()), Origin::Default));
     }
     reader.file(sources.file);
@@ -548,6 +551,17 @@ impl Reader {
         Some(Some(config))
     }
 
+    /// What TimescaleDB does as time passes.
+    fn chunks(&mut self) -> Option<Chunks> {
+        let span = self.read("timescale", "chunk", at_least_an_hour);
+        let compress_after = self.read("timescale", "compress_after", at_least_an_hour);
+        let forget_after = self.read("timescale", "forget_after", |g| match g.to_string().as_str() {
+            "never" => Ok(None),
+            _ => at_least_an_hour(g).map(Some).map_err(|must| must + ", or never"),
+        });
+        Some(Chunks { span: span?, compress_after: compress_after?, forget_after: forget_after? })
+    }
+
     fn finish(mut self, cores: usize) -> Result<Loaded, ConfigErrors> {
         self.computed("pipeline", "workers", CORES, || Given::One((cores / 2).clamp(1, 8).to_string()));
         let clock = self.read("pipeline", "clock", |g| choice(g, &[("wall", Clock::Wall), ("event", Clock::Event)]));
@@ -600,8 +614,10 @@ impl Reader {
         // A path that was named goes over a URL that was configured below it.
         let url_stands =
             !self.text("store", "url").is_empty() && !matches!(self.values[&("store", "path")].1, Origin::Flag(_));
+        let chunks = self.chunks();
         let store = if url_stands {
-            self.read("store", "url", store_url)
+            let target = self.read("store", "url", store_url);
+            target.zip(chunks).map(|(target, chunks)| target.with_chunks(chunks))
         } else {
             self.read("store", "path", store_path).map(StoreTarget::Sqlite)
         };
@@ -844,6 +860,11 @@ fn store_path(given: &Given) -> Result<PathBuf, String> {
     } else {
         Err(format!("must be in a folder that exists: {} does not", folder.display()))
     }
+}
+
+fn at_least_an_hour(given: &Given) -> Result<Nanos, String> {
+    let length = duration(&given.to_string())?;
+    if length < 3_600 * SECOND { Err("must be an hour (1h) at least".to_owned()) } else { Ok(length) }
 }
 
 fn store_url(given: &Given) -> Result<StoreTarget, String> {

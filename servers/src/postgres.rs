@@ -42,6 +42,8 @@ impl Postgres {
         initdb.args(["--no-sync", "--no-instructions"]);
         run(SERVER, "initdb", initdb)?;
 
+        // Loaded where it is installed beside the server; used by who creates the extension.
+        let timescale = bin.join("../lib/timescaledb.so").exists();
         let [port] = net::free_ports()?;
         let (program, is_ready) = (bin.join("postgres"), bin.join("pg_isready"));
         let plan = Plan {
@@ -50,6 +52,14 @@ impl Postgres {
                 let mut command = command_as(user, &program);
                 command.arg("-D").arg(&data).args(["-c", "listen_addresses=127.0.0.1", "-c"]);
                 command.arg(format!("port={port}")).args(["-c", "unix_socket_directories="]);
+                if timescale {
+                    command.args([
+                        "-c",
+                        "shared_preload_libraries=timescaledb",
+                        "-c",
+                        "timescaledb.telemetry_level=off",
+                    ]);
+                }
                 command
             }),
             ready: Box::new(move || is_answering(&is_ready, port)),

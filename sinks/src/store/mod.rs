@@ -47,7 +47,7 @@ mod writer;
 pub use error::StoreError;
 pub use ledger::Ledger;
 pub use reader::Reader;
-pub use target::StoreTarget;
+pub use target::{Chunks, StoreTarget};
 pub use verify::Difference;
 pub use writer::{Store, migrate};
 

@@ -27,7 +27,7 @@ impl Reader {
     ) -> Result<Reader, StoreError> {
         let pool = match target {
             StoreTarget::Sqlite(path) => Pool::Sqlite(sqlite::pool(path, connections)),
-            StoreTarget::Postgres { url } => Pool::Postgres(postgres::pool(url, &named, connections)?),
+            StoreTarget::Postgres { url, .. } => Pool::Postgres(postgres::pool(url, &named, connections)?),
         };
         Ok(Reader { named, pool, generation, last_seq })
     }

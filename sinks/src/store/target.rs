@@ -1,5 +1,7 @@
 //! Which store: a file, or an address.
 
+use marea_model::Nanos;
+use marea_model::time::SECOND;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +15,28 @@ pub enum StoreTarget {
     Postgres {
         /// `postgres://user:password@host:port/database?sslmode=verify-full`: as libpq reads it.
         url: String,
+        /// How long TimescaleDB keeps what, and in what shape; without it, nothing is forgotten.
+        chunks: Chunks,
     },
+}
+
+/// What TimescaleDB does with bars, indicators and trades as the pipeline's clock moves on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Chunks {
+    /// The span of event time that one chunk holds.
+    pub span: Nanos,
+    /// The age at which a chunk is compressed. A correction still lands in it, at a cost.
+    pub compress_after: Nanos,
+    /// The age at which indicators and trades are forgotten; none: never. Bars and the audit never are.
+    pub forget_after: Option<Nanos>,
+}
+
+const DAY: Nanos = 86_400 * SECOND;
+
+impl Default for Chunks {
+    fn default() -> Self {
+        Chunks { span: 7 * DAY, compress_after: 30 * DAY, forget_after: Some(730 * DAY) }
+    }
 }
 
 impl StoreTarget {
@@ -21,8 +44,19 @@ impl StoreTarget {
     pub fn parse(text: &str) -> Self {
         let scheme = text.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
         match scheme.as_deref() {
-            Some("postgres" | "postgresql") => StoreTarget::Postgres { url: text.to_owned() },
+            Some("postgres" | "postgresql") => {
+                StoreTarget::Postgres { url: text.to_owned(), chunks: Chunks::default() }
+            }
             _ => StoreTarget::Sqlite(text.into()),
+        }
+    }
+
+    /// With other lengths; those of a SQLite file mean nothing.
+    #[must_use]
+    pub fn with_chunks(self, chunks: Chunks) -> Self {
+        match self {
+            StoreTarget::Postgres { url, .. } => StoreTarget::Postgres { url, chunks },
+            sqlite @ StoreTarget::Sqlite(_) => sqlite,
         }
     }
 
@@ -39,7 +73,7 @@ impl fmt::Display for StoreTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let url = match self {
             StoreTarget::Sqlite(path) => return write!(f, "{}", path.display()),
-            StoreTarget::Postgres { url } => url,
+            StoreTarget::Postgres { url, .. } => url,
         };
         // A password may hold what it should not, unescaped: all before the last @ is its realm, all after ? may repeat it.
         let (scheme, rest) = url.split_once("://").unwrap_or(("postgres", url));

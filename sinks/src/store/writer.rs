@@ -61,7 +61,7 @@ async fn locked(target: &StoreTarget, named: &Named, wait: Duration) -> Result<O
                     return Ok(Some((link.map_err(|error| sqlite::open_error(named.error(&error)))?, Some(lock))));
                 }
             }
-            StoreTarget::Postgres { url } => {
+            StoreTarget::Postgres { url, .. } => {
                 let mut link = match asking.take() {
                     Some(link) => link,
                     None => postgres::connect(url, named).await?,
@@ -142,7 +142,7 @@ impl Store {
                 let link = sqlite::connect_to_read(path).await;
                 link.map_err(|error| sqlite::open_error(named.error(&error)))?
             }
-            StoreTarget::Postgres { url } => postgres::connect(url, &named).await?,
+            StoreTarget::Postgres { url, .. } => postgres::connect(url, &named).await?,
         };
         let upper = upper(&mut link, &named).await.map_err(|error| opening(&named, error));
         link.close().await.map_err(|error| opening(&named, named.error(&error)))?;
@@ -293,7 +293,7 @@ impl Store {
         let named = &self.named;
         let mut link = match &self.target {
             StoreTarget::Sqlite(path) => sqlite::connect(path).await.map_err(|error| named.error(&error))?,
-            StoreTarget::Postgres { url } => postgres::connect(url, named).await?,
+            StoreTarget::Postgres { url, .. } => postgres::connect(url, named).await?,
         };
         link.begin().await.map_err(|error| named.error(&error))?;
         // Waits for the old connection's transaction.
@@ -333,8 +333,8 @@ pub async fn migrate(target: impl Into<StoreTarget>) -> Result<Vec<String>, Stor
     if done.is_empty() {
         done.push("the schema is up to date".to_owned());
     }
-    if let StoreTarget::Postgres { url } = &target {
-        done.extend(postgres::extras(url, &named).await?);
+    if let StoreTarget::Postgres { url, chunks } = &target {
+        done.extend(postgres::extras(url, *chunks, &named).await?);
     }
     schema::check_tables(&mut link, &named).await?;
     link.close().await.map_err(|error| named.error(&error))?;
@@ -345,8 +345,8 @@ pub async fn migrate(target: impl Into<StoreTarget>) -> Result<Vec<String>, Stor
 /// Migrates what is behind; does nothing, and needs no right to, where nothing is.
 async fn schema_of(target: &StoreTarget, link: &mut Link, named: &Named) -> Result<Vec<String>, StoreError> {
     let mut done = schema::migrate(link, named).await.map_err(|error| opening(named, error))?;
-    if let (StoreTarget::Postgres { url }, false) = (target, done.is_empty()) {
-        done.extend(postgres::extras(url, named).await?);
+    if let (StoreTarget::Postgres { url, chunks }, false) = (target, done.is_empty()) {
+        done.extend(postgres::extras(url, *chunks, named).await?);
     }
     Ok(done)
 }

@@ -3,37 +3,36 @@
 //!
 //! - **Roles**: `marea_reader` reads, `marea_writer` also writes rows; neither logs in, neither changes the schema. They
 //!   are made where the migrating user may make roles, and granted to by whoever owns the tables.
-//! - **Hypertables**: bars, indicators and trades, in chunks of 7 days of their BIGINT nanoseconds. `marea_now()` is the
-//!   pipeline's own clock, so that a replay of old data is as young as it was.
-//! - **Compression** after 30 days, by symbol, newest first; the primary key's columns are all in it, so that an upsert
-//!   finds its row without unpacking more than one segment.
-//! - **Retention** of indicators and trades after 2 years: they are results. Base bars are what a restart computes
-//!   everything from, so only `history_start` may forget them; the audit is never forgotten.
+//! - **Hypertables**: bars, indicators and trades, in chunks of their BIGINT nanoseconds ([`Chunks`]). `marea_now()` is
+//!   the pipeline's own clock, so that a replay of old data is as young as it was.
+//! - **Compression**, by symbol, newest first; the primary key's columns are all in it, so that an upsert finds its row
+//!   without unpacking more than one segment.
+//! - **Retention** of indicators and trades: they are results. Base bars are what a restart computes everything from, and
+//!   are never forgotten, as the audit is not.
 //! - **No continuous aggregates**: bars of every timeframe are computed by the pipeline, and corrected in the transaction
 //!   of the tick that corrects them. An aggregate of bars would be wrong from a correction to its next refresh.
 
 use super::super::link::Named;
-use super::super::{StoreError, tables};
+use super::super::{Chunks, StoreError, tables};
 use super::{CONNECT, options, within};
+use marea_model::Nanos;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 
-const DAY: i64 = 86_400_000_000_000;
-
-/// A hypertable: table, time, what segments and orders its compressed chunks, and after how many days it is forgotten.
-const HYPERTABLES: [(&str, &str, &str, &str, Option<i64>); 3] = [
-    ("bars", "open_time", "symbol, timeframe", "open_time DESC", None),
-    ("indicators", "open_time", "symbol, timeframe, name", "open_time DESC", Some(730)),
-    ("trades", "entry_time", "symbol, timeframe", "entry_time DESC, strategy, side", Some(730)),
+/// A hypertable: table, time, what segments and orders its compressed chunks, and whether it may be forgotten.
+const HYPERTABLES: [(&str, &str, &str, &str, bool); 3] = [
+    ("bars", "open_time", "symbol, timeframe", "open_time DESC", false),
+    ("indicators", "open_time", "symbol, timeframe, name", "open_time DESC", true),
+    ("trades", "entry_time", "symbol, timeframe", "entry_time DESC, strategy, side", true),
 ];
 
 const NOW: &str = "CREATE OR REPLACE FUNCTION marea_now() RETURNS BIGINT LANGUAGE SQL STABLE SET search_path FROM CURRENT \
                    AS 'SELECT upper / 4096 * 1000000 FROM pipeline WHERE id = 1'";
 
 /// Does all of it; gives a line for each step. On a connection of its own: TimescaleDB ends one that it does not like.
-pub(crate) async fn extras(url: &str, named: &Named) -> Result<Vec<String>, StoreError> {
+pub(crate) async fn extras(url: &str, chunks: Chunks, named: &Named) -> Result<Vec<String>, StoreError> {
     let connection = within(CONNECT, named, "connecting", options(url, named)?.connect()).await?;
-    let mut steps = Steps { connection, named, done: Vec::new() };
+    let mut steps = Steps { connection, named, chunks, done: Vec::new() };
     steps.roles().await?;
     if let Err(error) = steps.timescale().await {
         steps.done.push(format!("skipped: the rest of TimescaleDB: {error}"));
@@ -44,6 +43,7 @@ pub(crate) async fn extras(url: &str, named: &Named) -> Result<Vec<String>, Stor
 struct Steps<'a> {
     connection: PgConnection,
     named: &'a Named,
+    chunks: Chunks,
     done: Vec<String>,
 }
 
@@ -117,31 +117,46 @@ impl Steps<'_> {
         if !self.step("TimescaleDB is there", extension).await? || !self.step("function marea_now", NOW.into()).await? {
             return Ok(());
         }
-        for (table, time, segments, order, days) in HYPERTABLES {
+        let Chunks { span, compress_after, forget_after } = self.chunks;
+        for (table, time, segments, order, forgettable) in HYPERTABLES {
+            // What stands from an earlier migration takes the new lengths: chunks that are there keep theirs.
             let hypertable = format!(
-                "SELECT create_hypertable('{table}', '{time}', chunk_time_interval => {}::bigint, \
+                "SELECT create_hypertable('{table}', '{time}', chunk_time_interval => {span}::bigint, \
                  if_not_exists => true, migrate_data => true, create_default_indexes => false); \
-                 SELECT set_integer_now_func('{table}', 'marea_now', replace_if_exists => true)",
-                7 * DAY
+                 SELECT set_chunk_time_interval('{table}', {span}::bigint); \
+                 SELECT set_integer_now_func('{table}', 'marea_now', replace_if_exists => true)"
             );
-            if !self.step(&format!("{table}: hypertable in chunks of 7 days"), hypertable).await? {
+            if !self.step(&format!("{table}: hypertable in chunks of {}", days(span)), hypertable).await? {
                 continue;
             }
             let compression = format!(
                 "ALTER TABLE {table} SET (timescaledb.compress, timescaledb.compress_segmentby = '{segments}', \
                  timescaledb.compress_orderby = '{order}'); \
-                 SELECT add_compression_policy('{table}', compress_after => {}::bigint, if_not_exists => true)",
-                30 * DAY
+                 SELECT remove_compression_policy('{table}', if_exists => true); \
+                 SELECT add_compression_policy('{table}', compress_after => {compress_after}::bigint)"
             );
-            self.step(&format!("{table}: compressed after 30 days"), compression).await?;
-            if let Some(days) = days {
-                let retention = format!(
-                    "SELECT add_retention_policy('{table}', drop_after => {}::bigint, if_not_exists => true)",
-                    days * DAY
-                );
-                self.step(&format!("{table}: forgotten after {days} days"), retention).await?;
+            self.step(&format!("{table}: compressed after {}", days(compress_after)), compression).await?;
+            if !forgettable {
+                continue;
             }
+            let remove = format!("SELECT remove_retention_policy('{table}', if_exists => true)");
+            match forget_after {
+                None => self.step(&format!("{table}: never forgotten"), remove).await?,
+                Some(age) => {
+                    let retention = format!("SELECT add_retention_policy('{table}', drop_after => {age}::bigint)");
+                    self.step(&format!("{table}: forgotten after {}", days(age)), format!("{remove}; {retention}"))
+                        .await?
+                }
+            };
         }
         Ok(())
+    }
+}
+
+fn days(length: Nanos) -> String {
+    const HOUR: Nanos = 3_600_000_000_000;
+    match (length / HOUR / 24, length / HOUR % 24) {
+        (days, 0) => format!("{days} days"),
+        (days, hours) => format!("{days} days {hours} h"),
     }
 }

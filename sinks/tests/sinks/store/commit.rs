@@ -385,7 +385,7 @@ async fn many_rows_stand_to_the_bit(place: Place) {
 
 async fn a_reader_finds_what_stands(place: Place) {
     let target = match place.target() {
-        StoreTarget::Postgres { url } => StoreTarget::parse(&url.replace("postgres@", "postgres:s3cret@")),
+        StoreTarget::Postgres { url, .. } => StoreTarget::parse(&url.replace("postgres@", "postgres:s3cret@")),
         sqlite => sqlite,
     };
     let mut store = Store::open(&target).await.unwrap();

@@ -5,6 +5,7 @@ mod cut;
 mod measure;
 mod postgres;
 mod restart;
+mod timescale;
 
 use crate::fixture::*;
 use marea_model::cursor::Fingerprint;

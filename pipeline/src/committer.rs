@@ -17,6 +17,7 @@ use marea_model::cursor::Reason;
 use marea_model::output::{ClosedEpoch, Totals};
 use marea_model::time::{MILLI, now_ms};
 use marea_model::{ConfigUpdate, Epoch, Nanos};
+use marea_sinks::metrics::Stage;
 use marea_sinks::store::{Ledger, Standing};
 use marea_sinks::{Committed, Feed, Metrics, State, Store, StoreError};
 use std::collections::{BTreeMap, VecDeque};
@@ -62,6 +63,8 @@ pub struct Note {
     pub epoch: Epoch,
     /// When its first record was received.
     pub received: Option<Nanos>,
+    /// When it was cut.
+    pub cut: Instant,
     /// The configuration that takes effect in it.
     pub config: Vec<ConfigUpdate>,
 }
@@ -114,8 +117,9 @@ impl Committer {
         let mut pending: Vec<ClosedEpoch> = Vec::new();
         let mut noted = VecDeque::new();
         let mut last_commit = Instant::now();
+        let mut way = Way::default();
         loop {
-            let ended = self.gather(outputs, &mut pending, EMPTY_EVERY.saturating_sub(last_commit.elapsed()));
+            let ended = self.gather(outputs, &mut pending, &mut way, EMPTY_EVERY.saturating_sub(last_commit.elapsed()));
             let idle = pending.iter().all(|epoch| epoch.changes.is_empty() && epoch.dead.is_empty());
             if !pending.is_empty() && (ended || !idle || last_commit.elapsed() >= EMPTY_EVERY) {
                 let last = pending.last().map_or(0, |epoch| epoch.epoch);
@@ -127,6 +131,7 @@ impl Committer {
                 let marks = pending.iter().flat_map(|epoch| &epoch.marks);
                 self.acknowledge.advance(marks.map(|mark| (mark.partition, mark.upper)));
                 self.publish(&pending, &notes, &committed);
+                way.published(&notes, last, last_commit, &self.metrics);
                 outcome.totals = committed.totals;
                 for epoch in pending.drain(..) {
                     outcome.epoch = epoch.epoch;
@@ -186,25 +191,32 @@ impl Committer {
     }
 
     /// Takes what is ready, waiting at most so long for the first. Whether there will be no more.
-    fn gather(&self, outputs: &Receiver<ClosedEpoch>, pending: &mut Vec<ClosedEpoch>, wait: Duration) -> bool {
+    fn gather(
+        &self,
+        outputs: &Receiver<ClosedEpoch>,
+        pending: &mut Vec<ClosedEpoch>,
+        way: &mut Way,
+        wait: Duration,
+    ) -> bool {
         // With nothing pending there is nothing to be late with.
         let wait = if pending.is_empty() { EMPTY_EVERY } else { wait };
         match outputs.recv_timeout(wait) {
-            Ok(epoch) => self.take(epoch, pending),
+            Ok(epoch) => self.take(epoch, pending, way),
             Err(RecvTimeoutError::Timeout) => return false,
             Err(RecvTimeoutError::Disconnected) => return true,
         }
         let mut changes: usize = pending.iter().map(|epoch| epoch.changes.len()).sum();
         while pending.len() < MAX_EPOCHS && changes < MAX_CHANGES {
             let Ok(epoch) = outputs.try_recv() else { break };
-            self.take(epoch, pending);
+            self.take(epoch, pending, way);
             changes += pending.last().map_or(0, |epoch| epoch.changes.len());
         }
         false
     }
 
-    fn take(&self, mut epoch: ClosedEpoch, pending: &mut Vec<ClosedEpoch>) {
+    fn take(&self, mut epoch: ClosedEpoch, pending: &mut Vec<ClosedEpoch>, way: &mut Way) {
         self.lag("closed", epoch.epoch);
+        way.taken.push_back((epoch.epoch, Instant::now()));
         epoch.expand();
         pending.push(epoch);
     }
@@ -241,6 +253,9 @@ impl Committer {
                     return Ok(done);
                 }
                 Err(error) if error.retryable() && !self.past_deadline() => {
+                    if let Target::Store(store) = &self.target {
+                        self.metrics.commit_failed(store.target().kind());
+                    }
                     if said.is_none_or(|at| at.elapsed() >= REMIND) {
                         tracing::error!(%error, "not committed: nothing is acknowledged or published until it can be");
                         said = Some(Instant::now());
@@ -285,6 +300,13 @@ impl Committer {
             if let Some(received) = note.received {
                 self.metrics.end_to_end((now - received).max(0) as f64 / 1e9);
             }
+            let stale = note.config.iter().rev().find_map(|update| match update {
+                ConfigUpdate::Stale(stale) => Some(*stale),
+                _ => None,
+            });
+            if let Some(stale) = stale {
+                self.metrics.config_stale(stale);
+            }
             let revisions = note.config.iter().filter_map(|update| match update {
                 ConfigUpdate::Put { revision, .. } | ConfigUpdate::Delete { revision, .. } => Some(*revision),
                 ConfigUpdate::Stale(_) => None,
@@ -302,6 +324,29 @@ impl Committer {
         if self.clock == Clock::Wall {
             self.metrics.frontier_lag(stage, (wall_now() / MILLI - now_ms(epoch)).max(0) as f64 / 1000.0);
         }
+    }
+}
+
+/// The way of epochs through the committer.
+#[derive(Default)]
+struct Way {
+    /// When each was taken, until it is published.
+    taken: VecDeque<(Epoch, Instant)>,
+}
+
+impl Way {
+    /// Shows how long each epoch that had records was on its way, once all up to `last` are published.
+    fn published(&mut self, notes: &[Note], last: Epoch, committed: Instant, metrics: &Metrics) {
+        let published = committed.elapsed();
+        for note in notes.iter().filter(|note| note.received.is_some()) {
+            if let Ok(i) = self.taken.binary_search_by_key(&note.epoch, |(epoch, _)| *epoch) {
+                let taken = self.taken[i].1;
+                metrics.stage_took(Stage::Dataflow, taken.saturating_duration_since(note.cut));
+                metrics.stage_took(Stage::Commit, committed.saturating_duration_since(taken));
+                metrics.stage_took(Stage::Publish, published);
+            }
+        }
+        self.taken.drain(..self.taken.partition_point(|(epoch, _)| *epoch <= last));
     }
 }
 
@@ -372,9 +417,10 @@ mod tests {
         let (out, outputs) = crossbeam_channel::unbounded();
         let (notes_out, notes) = crossbeam_channel::unbounded();
         let committer = in_memory(notes);
+        let metrics = committer.metrics.clone();
         for i in 1..=600 {
             if i % 100 == 0 {
-                notes_out.send(Note { epoch: i, received: Some(0), config: Vec::new() }).unwrap();
+                notes_out.send(Note { epoch: i, received: Some(0), cut: Instant::now(), config: Vec::new() }).unwrap();
             }
             out.send(epoch(i, usize::from(i % 2 == 0) * 3)).unwrap();
         }
@@ -383,6 +429,10 @@ mod tests {
         let outcome = committer.run(&outputs, runtime.handle()).unwrap();
         assert_eq!((outcome.epoch, outcome.totals.records_in, outcome.state.rows().len()), (600, 600, 3));
         assert!(outcome.totals.balanced() && outcome.dead.is_empty());
+        for stage in ["dataflow", "commit", "publish"] {
+            let count = format!("marea_stage_latency_seconds_count{{stage=\"{stage}\"}} 6");
+            assert!(metrics.text().lines().any(|line| line == count), "{count}:\n{}", metrics.text());
+        }
     }
 
     #[test]

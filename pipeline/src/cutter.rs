@@ -99,6 +99,8 @@ pub struct Cut {
     pub raw: Vec<RawMessage>,
     /// When the first of it was received, by the wall clock; none of an epoch without batches.
     pub received: Option<Nanos>,
+    /// When the cutter was given the first of it, likewise.
+    pub entered: Option<Nanos>,
     /// Whether metrics are wanted at its end.
     pub metrics: bool,
     /// Its amends, for whoever must know them after a restart.
@@ -536,6 +538,7 @@ impl Cutter {
             marks: Vec::new(),
             raw: Vec::new(),
             received: None,
+            entered: None,
             metrics: false,
             amends: Vec::new(),
             sealed: None,
@@ -577,6 +580,7 @@ impl Cutter {
     fn take_batch(&mut self, pending: &mut PendingBatch, room: usize, wall: Nanos, cut: &mut Cut) -> usize {
         let i = self.partition(pending.rest.partition);
         cut.received = Some(cut.received.map_or(pending.rest.receive_time, |t| t.min(pending.rest.receive_time)));
+        cut.entered = Some(cut.entered.map_or(wall, |t| t.min(wall)));
         let (ticks, from) = (&pending.ticks, pending.row);
         let mut to = ticks.len().min(from.saturating_add(room));
         if from < to {

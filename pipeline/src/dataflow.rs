@@ -16,7 +16,7 @@ use marea_operators::indicators::IndicatorSpec;
 use marea_operators::recommend::{Recommend, recommend};
 use marea_operators::rollup::RollupError;
 use marea_operators::scan::{Scan, ScanConfig, scan};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use timely::container::CapacityContainerBuilder;
@@ -82,15 +82,26 @@ pub struct Report {
 /// Where the reports of a worker are left for it.
 pub type Reports = Rc<RefCell<Vec<Report>>>;
 
+/// The operators that hold most, by the names that [`FeedHandle::state_bytes`] counts under.
+pub const HOLDERS: [&str; 2] = ["bars", "scan"];
+
 /// The input of one worker.
-pub struct FeedHandle(InputHandle<Epoch, CapacityContainerBuilder<Vec<Arc<Feed>>>>);
+pub struct FeedHandle {
+    input: InputHandle<Epoch, CapacityContainerBuilder<Vec<Arc<Feed>>>>,
+    held: [Rc<Cell<usize>>; 2],
+}
 
 impl FeedHandle {
+    /// What each of [`HOLDERS`] holds on this worker, as of the last complete epoch that asked for metrics.
+    pub fn state_bytes(&self) -> [usize; 2] {
+        self.held.each_ref().map(|held| held.get())
+    }
+
     /// Sends one epoch whole.
     pub fn feed(&mut self, epoch: Epoch, feed: Arc<Feed>) {
-        self.0.advance_to(epoch);
-        self.0.send_batch(&mut vec![feed]);
-        self.0.advance_to(epoch + 1);
+        self.input.advance_to(epoch);
+        self.input.send_batch(&mut vec![feed]);
+        self.input.advance_to(epoch + 1);
     }
 }
 
@@ -121,7 +132,7 @@ pub fn build(
             counts: ticks.counts,
         };
         report(feed, results, reports).probe_with(probe);
-        FeedHandle(input)
+        FeedHandle { input, held: [ticks.bytes, scanned.bytes] }
     }))
 }
 

@@ -14,7 +14,7 @@
 //! 4. Whoever took the outputs and is gone stops the engine: `submit` says so.
 
 use crate::cutter::Cut;
-use crate::dataflow::{self, DataflowConfig, Report, Reports};
+use crate::dataflow::{self, DataflowConfig, HOLDERS, Report, Reports};
 use crossbeam_channel::{Receiver, Sender, bounded, never, unbounded};
 use marea_model::output::{ClosedEpoch, Totals, net};
 use marea_model::{Epoch, Rows};
@@ -22,6 +22,7 @@ use marea_operators::bars::Counts;
 use marea_operators::epochs::Feed;
 use marea_operators::rollup::RollupError;
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
@@ -130,6 +131,9 @@ impl Drop for Taker {
     }
 }
 
+/// What the operators hold, a worker each.
+type Held = Arc<[[AtomicUsize; 2]]>;
+
 /// The running workers. Dropping it, or [`Engine::close`], lets them finish what was submitted.
 pub struct Engine {
     workers: Vec<(Arc<Queue>, Thread)>,
@@ -137,6 +141,7 @@ pub struct Engine {
     /// To see how many closed epochs wait to be read.
     closed: Sender<ClosedEpoch>,
     outputs: Receiver<ClosedEpoch>,
+    held: Held,
     /// Ends with the workers.
     join: Option<JoinHandle<()>>,
 }
@@ -176,6 +181,8 @@ impl Engine {
         let queues: Vec<Arc<Queue>> = (0..peers).map(|_| Arc::default()).collect();
         let takers: Mutex<Vec<_>> = Mutex::new(queues.iter().map(|queue| Some(Taker(queue.clone()))).collect());
         let dataflow = config.dataflow.clone();
+        let held: Held = (0..peers).map(|_| Default::default()).collect();
+        let holding = held.clone();
         let timely_config = match peers {
             1 => timely::Config::thread(),
             _ => timely::Config::process(peers),
@@ -185,7 +192,7 @@ impl Engine {
             let Some(taker) = taker else { return };
             // The engine may be gone already; then the queue says so below.
             let _ = thread_out.send((worker.index(), std::thread::current()));
-            work(worker, &dataflow, &taker.0, &gatherer, &beat);
+            work(worker, &dataflow, &taker.0, &gatherer, (&beat, &holding));
         };
         // Timely's guards join on drop; they live on a thread of their own, which ends when the workers do.
         let guards = timely::execute(timely_config, run).map_err(EngineError::Start)?;
@@ -196,7 +203,7 @@ impl Engine {
             return Err(EngineError::Stopped);
         }
         let workers = queues.into_iter().zip(threads.into_iter().map(|(_, thread)| thread)).collect();
-        Ok(Engine { workers, cuts, closed, outputs, join: Some(join) })
+        Ok(Engine { workers, cuts, closed, outputs, held, join: Some(join) })
     }
 
     /// Feeds a cut; blocks while the workers are behind. Epochs must rise.
@@ -232,6 +239,12 @@ impl Engine {
         std::mem::replace(&mut self.outputs, crossbeam_channel::never())
     }
 
+    /// Bytes that operators hold on all workers, as of the last complete epoch that asked for metrics.
+    pub fn state_bytes(&self) -> [(&'static str, usize); 2] {
+        let of = |i: usize| self.held.iter().map(|held| held[i].load(Ordering::Relaxed)).sum();
+        [(HOLDERS[0], of(0)), (HOLDERS[1], of(1))]
+    }
+
     /// Ends the input. What was submitted still comes out of the returned channel, which then disconnects.
     pub fn close(self) -> Receiver<ClosedEpoch> {
         self.outputs.clone()
@@ -255,7 +268,7 @@ fn work(
     config: &DataflowConfig,
     queue: &Queue,
     gatherer: &Mutex<Gatherer>,
-    beat: &impl Fn(usize),
+    (beat, held): (&impl Fn(usize), &Held),
 ) {
     let (probe, reports) = (ProbeHandle::new(), Reports::default());
     // The timeframes were tried before any worker was started.
@@ -279,6 +292,9 @@ fn work(
         // fed them yet, hence the park.
         while probe.less_than(&(last + 1)) {
             worker.step_or_park(Some(Duration::from_millis(100)));
+        }
+        for (held, bytes) in held[worker.index()].iter().zip(input.state_bytes()) {
+            held.store(bytes, Ordering::Relaxed);
         }
         let given = gatherer.lock().unwrap_or_else(PoisonError::into_inner).take(worker.index(), &reports);
         if given.is_err() {

@@ -2,6 +2,8 @@
 //!
 //! `marea_records_total{outcome}` has `in`, `accepted`, `duplicate` and `dead`, and `marea_records_held` how many wait
 //! now, so that `in = accepted + duplicate + dead + held` can be read off one scrape.
+//!
+//! `marea_stage_latency_seconds{stage}` splits `marea_end_to_end_latency_seconds` by [`Stage`]: where a millisecond goes.
 
 use crate::store::Committed;
 use marea_model::output::{Change, ClosedEpoch, Output};
@@ -17,6 +19,38 @@ use std::time::Duration;
 const SECONDS: [f64; 19] = [
     1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
+
+/// A part of the way of an epoch's first record. Together they are all of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    /// From its receipt until the cutter has it: decoded, and through the channel, where it waits while the pipeline is
+    /// behind. By the wall clock, like the next: a receipt is stamped by it.
+    Decode,
+    /// From there until its epoch is cut.
+    EpochWait,
+    /// From there until the committer has the closed epoch, with all waiting in between.
+    Dataflow,
+    /// From there until the transaction that has it is committed.
+    Commit,
+    /// From there until the feed has told it.
+    Publish,
+}
+
+impl Stage {
+    /// All of them, in order.
+    pub const ALL: [Stage; 5] = [Stage::Decode, Stage::EpochWait, Stage::Dataflow, Stage::Commit, Stage::Publish];
+
+    /// Its label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Stage::Decode => "decode",
+            Stage::EpochWait => "epoch_wait",
+            Stage::Dataflow => "dataflow",
+            Stage::Commit => "commit",
+            Stage::Publish => "publish",
+        }
+    }
+}
 
 /// Every metric of a process. Cloning shares them.
 #[derive(Clone, Debug)]
@@ -36,11 +70,15 @@ struct Inner {
     dead_letters: IntCounterVec,
     frontier_lag: GaugeVec,
     end_to_end: Histogram,
+    /// As [`Stage::ALL`].
+    stages: [Histogram; 5],
     commit: HistogramVec,
+    commit_failures: IntCounterVec,
     corrections: IntCounterVec,
     blocked: IntCounterVec,
     state_bytes: IntGaugeVec,
     config_revision: IntGauge,
+    config_stale: IntGauge,
     consumer_lag: IntGaugeVec,
     recovery_differences: prometheus::IntCounter,
     tick_rate: Gauge,
@@ -63,6 +101,11 @@ impl Metrics {
         }
         let build = register!(IntGaugeVec::new(Opts::new("marea_build_info", "Always 1; the version"), &["version"]));
         build.with_label_values(&[version]).set(1);
+        let stages = register!(HistogramVec::new(
+            HistogramOpts::new("marea_stage_latency_seconds", "The way of an epoch's first record, by its parts")
+                .buckets(SECONDS.to_vec()),
+            &["stage"]
+        ));
         let inner = Inner {
             source: source.to_owned(),
             ingest: register!(IntCounterVec::new(
@@ -97,9 +140,14 @@ impl Metrics {
                 HistogramOpts::new("marea_end_to_end_latency_seconds", "From a record's receipt to its publication")
                     .buckets(SECONDS.to_vec())
             )),
+            stages: Stage::ALL.map(|stage| stages.with_label_values(&[stage.as_str()])),
             commit: register!(HistogramVec::new(
                 HistogramOpts::new("marea_sink_commit_duration_seconds", "One transaction, several epochs")
                     .buckets(SECONDS.to_vec()),
+                &["sink"]
+            )),
+            commit_failures: register!(IntCounterVec::new(
+                Opts::new("marea_sink_commit_failures_total", "Transactions that failed and are tried again"),
                 &["sink"]
             )),
             corrections: register!(IntCounterVec::new(
@@ -117,6 +165,10 @@ impl Metrics {
             config_revision: register!(IntGauge::new(
                 "marea_config_revision",
                 "Revision of the live configuration in effect"
+            )),
+            config_stale: register!(IntGauge::new(
+                "marea_config_stale",
+                "1 while the source of the live configuration does not answer: nobody may enter"
             )),
             consumer_lag: register!(IntGaugeVec::new(
                 Opts::new(
@@ -173,7 +225,7 @@ impl Metrics {
         inner.held.set(committed.totals.held);
     }
 
-    /// Wall clock minus the clock of the last epoch that is past `stage`: `cut`, `closed`, `committed`.
+    /// Wall clock minus the clock of the last epoch that is past `stage`: `cut`, `closed`, `committed`, `published`.
     pub fn frontier_lag(&self, stage: &str, seconds: f64) {
         self.inner.frontier_lag.with_label_values(&[stage]).set(seconds);
     }
@@ -183,9 +235,19 @@ impl Metrics {
         self.inner.end_to_end.observe(seconds);
     }
 
-    /// One transaction of a sink: `sqlite`.
+    /// How long the first record of an epoch was in a stage.
+    pub fn stage_took(&self, stage: Stage, duration: Duration) {
+        self.inner.stages[stage as usize].observe(duration.as_secs_f64());
+    }
+
+    /// One transaction of a sink, committed: `sqlite`, `postgres`.
     pub fn commit_took(&self, sink: &str, duration: Duration) {
         self.inner.commit.with_label_values(&[sink]).observe(duration.as_secs_f64());
+    }
+
+    /// One transaction of a sink that failed and is tried again.
+    pub fn commit_failed(&self, sink: &str) {
+        self.inner.commit_failures.with_label_values(&[sink]).inc();
     }
 
     /// Closed rows of `stage` that changed afterwards.
@@ -201,6 +263,11 @@ impl Metrics {
     /// The revision of the live configuration in effect.
     pub fn config_revision(&self, revision: u64) {
         self.inner.config_revision.set(i64::try_from(revision).unwrap_or(i64::MAX));
+    }
+
+    /// Whether the source of the live configuration does not answer.
+    pub fn config_stale(&self, stale: bool) {
+        self.inner.config_stale.set(i64::from(stale));
     }
 
     /// Messages that the broker has in a partition and that were not read.
@@ -271,6 +338,9 @@ mod tests {
         metrics.operator_state_bytes("scan", 4096);
         metrics.config_revision(5);
         metrics.end_to_end(0.002);
+        metrics.stage_took(Stage::Dataflow, Duration::from_micros(30));
+        metrics.commit_failed("postgres");
+        metrics.config_stale(true);
         let text = metrics.text();
         for line in [
             "marea_ingest_records_total{source=\"synthetic\"} 10",
@@ -288,6 +358,11 @@ mod tests {
             "marea_operator_state_bytes{operator=\"scan\"} 4096",
             "marea_config_revision 5",
             "marea_end_to_end_latency_seconds_count 1",
+            "marea_stage_latency_seconds_bucket{stage=\"dataflow\",le=\"0.000025\"} 0",
+            "marea_stage_latency_seconds_bucket{stage=\"dataflow\",le=\"0.00005\"} 1",
+            "marea_stage_latency_seconds_count{stage=\"decode\"} 0",
+            "marea_sink_commit_failures_total{sink=\"postgres\"} 1",
+            "marea_config_stale 1",
             "marea_build_info{version=\"0.1.0\"} 1",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");

@@ -93,6 +93,12 @@ impl<T: Entry> Log<T> {
         Log { chunks: VecDeque::new(), tail: Vec::new() }
     }
 
+    /// Bytes of its chunks.
+    pub(super) fn bytes(&self) -> usize {
+        let entries: usize = self.chunks.iter().chain([&self.tail]).map(Vec::capacity).sum();
+        entries * size_of::<T>()
+    }
+
     /// Appends entries, rising, after all that are there.
     pub(super) fn extend(&mut self, mut entries: &[T], pool: &mut Pool<T>) {
         while !entries.is_empty() {

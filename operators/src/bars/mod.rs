@@ -47,8 +47,10 @@ use marea_model::{
     Symbol, Tick, TickSlice, Ticks, Timeframe,
 };
 use serde::{Deserialize, Serialize};
+use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// A base bar as it stands now.
@@ -766,6 +768,11 @@ impl Bars {
         self.output()
     }
 
+    /// Bytes of the ticks that have not sealed. Costs a look at each symbol's chunks.
+    pub fn bytes(&self) -> usize {
+        self.symbols.iter().map(|state| state.trades.bytes() + state.quotes.bytes()).sum()
+    }
+
     /// Takes over what has sealed before this process: before the first epoch, whose ticks are then those of bars that have
     /// not.
     pub fn restore(&mut self, sealed: &Sealed, sealed_through: Nanos) {
@@ -973,6 +980,8 @@ pub struct BarsStreams<'scope> {
     pub dead: EpochStream<'scope, DeadLetter>,
     /// One for each epoch and worker that had something to count.
     pub counts: EpochStream<'scope, Counts>,
+    /// Bytes that the kernel of this worker holds, as of the last epoch that asked for metrics.
+    pub bytes: Rc<Cell<usize>>,
 }
 
 /// The operator: every worker is fed all ticks, and takes those of the symbols that it owns.
@@ -982,7 +991,12 @@ pub fn bars<'scope>(clock: Clock<'scope>, mut kernel: Bars) -> BarsStreams<'scop
     let (quotes, quote_stream) = operator.output();
     let (dead, dead_stream) = operator.output();
     let (counts, count_stream) = operator.output();
+    let bytes = Rc::new(Cell::new(0));
+    let held = Rc::clone(&bytes);
     operator.build(move |_, feed| {
+        if feed.metrics {
+            held.set(kernel.bytes());
+        }
         if let Some(sealed) = &feed.sealed {
             kernel.restore(sealed, feed.progress.sealed_through);
         }
@@ -998,5 +1012,5 @@ pub fn bars<'scope>(clock: Clock<'scope>, mut kernel: Bars) -> BarsStreams<'scop
             counts.give(output.counts);
         }
     });
-    BarsStreams { bars: bar_stream, quotes: quote_stream, dead: dead_stream, counts: count_stream }
+    BarsStreams { bars: bar_stream, quotes: quote_stream, dead: dead_stream, counts: count_stream, bytes }
 }

@@ -149,6 +149,12 @@ impl Lane {
         }
     }
 
+    /// Bytes of the checkpoints of its strategies.
+    pub(super) fn mark_bytes(&self) -> usize {
+        // Most lanes of a wide market have none yet.
+        if self.marks.is_empty() { 0 } else { self.marks.len() * self.columns.mark_bytes() }
+    }
+
     fn mark_times(&self) -> Vec<Nanos> {
         self.marks.iter().map(|mark| mark.time).collect()
     }

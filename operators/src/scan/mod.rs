@@ -33,7 +33,9 @@ use marea_model::recommendation::{Contribution, DecisionBar};
 use marea_model::{
     Bar, ConfigUpdate, Delta, Instruments, LiveConfig, Output, Progress, Rows, Strategy, StrategyId, Symbol, Timeframe,
 };
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::sync::Arc;
 use timely::dataflow::channels::pact::Pipeline;
 
@@ -188,6 +190,12 @@ impl Scan {
         moved.drain(..).for_each(|number| self.decide(number, &mut out));
         self.moved = moved;
         out
+    }
+
+    /// Bytes of the bars and of the strategies' checkpoints. Costs a look at each of them.
+    pub fn bytes(&self) -> usize {
+        let lanes = self.symbols.iter().flat_map(|symbol| &symbol.lanes).flatten();
+        self.rollup.bytes() + lanes.map(|lane| lane.mark_bytes()).sum::<usize>()
     }
 
     /// Symbols up to this number get their place.
@@ -379,6 +387,8 @@ pub struct ScanStreams<'scope> {
     pub contributions: EpochStream<'scope, (Contribution, i64)>,
     /// What they say it about, on the worker that owns the symbol.
     pub decisions: EpochStream<'scope, (DecisionBar, i64)>,
+    /// Bytes that the kernel of this worker holds, as of the last epoch that asked for metrics.
+    pub bytes: Rc<Cell<usize>>,
 }
 
 /// Wires the scan. Every worker must be given all base bars.
@@ -393,7 +403,12 @@ pub fn scan<'scope>(
     let (deltas_out, deltas) = operator.output();
     let (contributions_out, contributions) = operator.output();
     let (decisions_out, decisions) = operator.output();
+    let bytes = Rc::new(Cell::new(0));
+    let held = Rc::clone(&bytes);
     operator.build(move |_, feed| {
+        if feed.metrics {
+            held.set(kernel.bytes());
+        }
         let out = kernel.epoch(bars.drain(), Some(feed.progress), &feed.config, feed.metrics);
         if !out.rows.is_empty() {
             rows_out.give(out.rows);
@@ -402,5 +417,5 @@ pub fn scan<'scope>(
         contributions_out.give_vec(out.contributions);
         decisions_out.give_vec(out.decisions);
     });
-    ScanStreams { rows, deltas, contributions, decisions }
+    ScanStreams { rows, deltas, contributions, decisions, bytes }
 }

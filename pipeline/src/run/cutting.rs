@@ -7,9 +7,10 @@ use crate::engine::{Engine, EngineError};
 use crate::explain::Desk;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, never, select};
 use marea_model::live::Problem;
-use marea_model::time::MILLI;
+use marea_model::time::{MILLI, now_ms};
 use marea_model::{ConfigUpdate, Nanos};
 use marea_sinks::Metrics;
+use marea_sinks::metrics::Stage;
 use marea_sources::{Input, Lags};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -35,7 +36,7 @@ pub(super) struct Cutting {
     pub(super) shutdown: Shutdown,
     pub(super) until: Option<Nanos>,
     pub(super) end_when_finished: bool,
-    /// How far the source is behind, where that is shown, and when it was last.
+    /// How far the source is behind, where it is shown how all goes, and when the former was last.
     pub(super) lags: (Lags, Metrics, Instant),
 }
 
@@ -121,6 +122,9 @@ impl Cutting {
             for (partition, lag) in lags.all() {
                 metrics.consumer_lag(partition, lag.records);
             }
+            for (operator, bytes) in self.engine.state_bytes() {
+                metrics.operator_state_bytes(operator, bytes as u64);
+            }
         }
     }
 
@@ -166,10 +170,26 @@ impl Cutting {
         drop(desk);
         // What is computed once more was noted when it happened.
         if cut.sealed.is_none() && (cut.received.is_some() || !cut.config.is_empty()) {
-            let note = Note { epoch: cut.epoch, received: cut.received, config: cut.config.clone() };
+            self.show_way(&cut);
+            let note =
+                Note { epoch: cut.epoch, received: cut.received, cut: Instant::now(), config: cut.config.clone() };
             // A committer that is gone has said why, and has asked to stop.
             let _ = self.notes.send(note);
         }
         self.engine.submit(cut)
+    }
+
+    /// How long the first record of a cut has been on its way, and how far the cuts are behind.
+    fn show_way(&self, cut: &Cut) {
+        let (_, metrics, _) = &self.lags;
+        let now = wall_now();
+        let took = |from: Nanos, to: Nanos| Duration::from_nanos(u64::try_from(to - from).unwrap_or_default());
+        if let Some((received, entered)) = cut.received.zip(cut.entered) {
+            metrics.stage_took(Stage::Decode, took(received, entered));
+            metrics.stage_took(Stage::EpochWait, took(entered, now));
+        }
+        if self.clock == Clock::Wall {
+            metrics.frontier_lag("cut", (now / MILLI - now_ms(cut.epoch)).max(0) as f64 / 1000.0);
+        }
     }
 }

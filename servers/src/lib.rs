@@ -11,6 +11,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod etcd;
+mod exporter;
 mod folder;
 mod jars;
 mod kafka;
@@ -28,6 +29,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub use etcd::Etcd;
+pub use exporter::Exporter;
 pub use jars::{KAFKA_VERSION, fetch as fetch_kafka};
 pub use kafka::Kafka;
 pub use postgres::Postgres;

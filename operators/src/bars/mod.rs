@@ -994,13 +994,13 @@ pub fn bars<'scope>(clock: Clock<'scope>, mut kernel: Bars) -> BarsStreams<'scop
     let bytes = Rc::new(Cell::new(0));
     let held = Rc::clone(&bytes);
     operator.build(move |_, feed| {
-        if feed.metrics {
-            held.set(kernel.bytes());
-        }
         if let Some(sealed) = &feed.sealed {
             kernel.restore(sealed, feed.progress.sealed_through);
         }
         let mut output = kernel.epoch(&feed.ticks, Some(feed.progress));
+        if feed.metrics {
+            held.set(kernel.bytes());
+        }
         if feed.sealed.is_some() {
             // Judged and counted before, by the process that was killed.
             (output.dead, output.counts) = (Vec::new(), Counts::default());

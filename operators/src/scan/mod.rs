@@ -406,10 +406,10 @@ pub fn scan<'scope>(
     let bytes = Rc::new(Cell::new(0));
     let held = Rc::clone(&bytes);
     operator.build(move |_, feed| {
+        let out = kernel.epoch(bars.drain(), Some(feed.progress), &feed.config, feed.metrics);
         if feed.metrics {
             held.set(kernel.bytes());
         }
-        let out = kernel.epoch(bars.drain(), Some(feed.progress), &feed.config, feed.metrics);
         if !out.rows.is_empty() {
             rows_out.give(out.rows);
         }

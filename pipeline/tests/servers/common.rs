@@ -186,14 +186,19 @@ impl Feed {
         all.unwrap_or_default().into_iter().map(|mut envelope| envelope["verdict"].take()).collect()
     }
 
-    /// A counter of its metrics.
-    pub(crate) fn metric(&self, name: &str) -> Option<f64> {
+    /// What Prometheus scrapes, after a head.
+    pub(crate) fn metrics(&self) -> Option<String> {
         let mut stream = TcpStream::connect(&self.address).ok()?;
         let address = &self.address;
         write!(stream, "GET /metrics HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").ok()?;
         let mut text = String::new();
         stream.read_to_string(&mut text).ok()?;
-        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+        Some(text)
+    }
+
+    /// One of its metrics.
+    pub(crate) fn metric(&self, name: &str) -> Option<f64> {
+        self.metrics()?.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
     }
 
     pub(crate) fn wait_for(&self, what: &str, most: Duration, mut is_so: impl FnMut(&Feed) -> bool) {

@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 mod common;
+mod dashboards;
 mod etcd;
 mod kafka;
 mod live_cli;
+mod metrics;
 mod rabbitmq;

@@ -83,6 +83,8 @@ pub(super) struct State {
     kind: RabbitKind,
     carries: Carries,
     decoder: Decoder,
+    /// For what was committed: it was judged when it came, by the clock of then.
+    again: Decoder,
     /// The next offset: of the stream, or our own.
     position: u64,
     /// The end of what was ever read of a stream.
@@ -129,6 +131,7 @@ impl State {
             partition,
             kind,
             carries,
+            again: Decoder { max_ahead: None, ..decoder.clone() },
             decoder,
             position,
             upper: resume.map_or(0, |resume| resume.upper),
@@ -310,7 +313,8 @@ impl State {
         let cursor = Cursor { partition: self.partition, offset, row: 0 };
         let content_type = message.content_type.as_deref().map(str::as_bytes);
         let (body, before) = (Some(message.body.as_slice()), self.decoded.records.len());
-        message::decode(&self.decoder, self.carries, content_type, body, cursor, receive_time, &mut self.decoded);
+        let decoder = if offset < self.upper { &self.again } else { &self.decoder };
+        message::decode(decoder, self.carries, content_type, body, cursor, receive_time, &mut self.decoded);
         let greatest = self.decoded.records.event_times()[before..].iter().max().copied();
         self.event_time = self.event_time.max(greatest);
         self.bytes += message.body.len();

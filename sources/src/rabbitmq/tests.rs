@@ -1,6 +1,6 @@
 use super::state::{Extent, Message, State, Took, Verdict};
 use super::*;
-use marea_model::cursor::Fingerprint;
+use marea_model::cursor::{Fingerprint, Reason};
 use marea_model::{Instruments, Timeframe};
 use std::sync::Arc;
 
@@ -229,6 +229,38 @@ fn a_queue_ends_after_as_many_as_there_were() {
     assert_eq!(took, [Took::In, Took::In, Took::Beyond]);
     assert!(state.is_done());
     assert_eq!(state.take_acks(100), Some(2), "what lies behind the end is not acknowledged");
+}
+
+/// An acknowledgement stands for all deliveries before it.
+#[test]
+fn nothing_behind_what_was_left_to_the_broker_is_acknowledged() {
+    let mut state = state(RabbitKind::Queue, Some((0, 10, None)));
+    assert_eq!(state.take(of_queue(1, "a", 1), NOW), Took::In);
+    state.disconnect();
+    state.ends_at(12);
+    let deliveries = [of_queue(1, "b", 2), of_queue(2, "c", 3), of_queue(3, "a", 1)];
+    let took: Vec<Took> = deliveries.into_iter().map(|delivery| state.take(delivery, NOW)).collect();
+    assert_eq!(took, [Took::In, Took::Beyond, Took::Beyond]);
+    assert_eq!(state.take_acks(100), Some(1), "the second one is still the broker's");
+}
+
+#[test]
+fn what_was_committed_is_not_judged_by_the_clock_of_now() {
+    let decoder =
+        Decoder { instruments: Arc::new(Instruments::default()), base_timeframe: Timeframe::S1, max_ahead: Some(0) };
+    let partition = Partition::new("rabbitmq:v/t").unwrap();
+    let resume = Resume { partition, low: 0, upper: 1, fingerprint: None };
+    let mut state = State::new(partition, RabbitKind::Stream, Carries::Ticks, decoder, Some(resume));
+    // The clock was set back since.
+    let early = 1_500_000_000_000_000_000;
+    state.take(of_stream(1, 0), early);
+    state.take(of_stream(2, 1), early);
+    let batch = state.batch(early).unwrap();
+    assert_eq!(batch.records.iter().map(|record| record.cursor.offset).collect::<Vec<_>>(), [0]);
+    assert_eq!(
+        batch.rejects.iter().map(|reject| (reject.cursor.offset, reject.reason)).collect::<Vec<_>>(),
+        [(1, Reason::EventTime)]
+    );
 }
 
 #[test]

@@ -19,6 +19,7 @@ use marea_model::cursor::Fingerprint;
 use marea_model::time::Nanos;
 use marea_model::{ConfigUpdate, Partition, cursor};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -122,6 +123,70 @@ impl Lags {
     /// All partitions.
     pub fn all(&self) -> Vec<(Partition, Lag)> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|(p, lag)| (*p, *lag)).collect()
+    }
+}
+
+/// Why records were skipped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GapCause {
+    /// The broker no longer had them.
+    Retention,
+    /// The log is another one than before.
+    Recreated,
+}
+
+impl GapCause {
+    /// Its name in notes.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            GapCause::Retention => "retention",
+            GapCause::Recreated => "recreated",
+        }
+    }
+}
+
+/// Records that were skipped because `accept_gap` allows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Gap {
+    /// The partition.
+    pub partition: Partition,
+    /// The next offset that was wanted.
+    pub wanted: u64,
+    /// Where reading went on: above `wanted` after retention, anywhere in a log that is another one.
+    pub available: u64,
+    /// Why.
+    pub cause: GapCause,
+    /// Whether some of them were committed, and wanted once more by a restart.
+    pub committed: bool,
+}
+
+impl fmt::Display for Gap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Gap { partition, wanted, available, cause, .. } = self;
+        match cause {
+            GapCause::Retention => write!(f, "{partition}: offsets {wanted} to {available} are lost to retention"),
+            GapCause::Recreated => {
+                write!(f, "{partition}: recreated: {wanted} was next, read from its earliest offset {available}")
+            }
+        }
+    }
+}
+
+/// What was skipped and not yet audited: told by the source before anything that comes after it is sent, taken by
+/// whoever audits it.
+#[derive(Clone, Debug, Default)]
+pub struct Gaps(Arc<Mutex<Vec<Gap>>>);
+
+impl Gaps {
+    /// Records were skipped.
+    pub fn push(&self, gap: Gap) {
+        tracing::warn!(%gap, "records are skipped, as accept_gap allows");
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(gap);
+    }
+
+    /// What was told since this was asked last, in order.
+    pub fn take(&self) -> Vec<Gap> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -203,10 +203,10 @@ impl Reader {
         Ok(Reader { consumer, state, committed, lags, down, suspect, missing, look, commit, assigned, fetched })
     }
 
-    /// Finds the topic and where to read it, however long it takes. Whether to go on.
-    fn connect(&mut self, stop: &Stop) -> Result<bool, KafkaError> {
-        let mut said = String::new();
-        while !stop.is_stopped() {
+    /// Finds the topic and where to read it, within so long. Whether to go on.
+    fn connect(&mut self, within: Duration, stop: &Stop) -> Result<bool, KafkaError> {
+        let (mut said, begun) = (String::new(), Instant::now());
+        while !stop.is_stopped() && begun.elapsed() < within {
             let met = self.partitions(ASK).and_then(|ids| {
                 let ids = ids.ok_or_else(|| Hold::Later("the topic does not exist yet".to_owned()))?;
                 self.state.present(&ids)?;
@@ -351,24 +351,33 @@ impl Reader {
 
     fn assign(&mut self) -> KafkaResult<()> {
         self.assigned = Instant::now();
-        let reading: BTreeMap<i32, u64> = self.state.reading().collect();
-        self.consumer.assign(&list(self.state.topic(), &reading)?)?;
-        self.fetched = reading.into_keys().collect();
+        let fetching: BTreeMap<i32, u64> = self.state.fetching().collect();
+        self.consumer.assign(&list(self.state.topic(), &fetching)?)?;
+        self.fetched = fetching.into_keys().collect();
         Ok(())
     }
 
-    /// Fetches no more of what is finished: others need the room.
-    fn release(&mut self) {
-        let reading: BTreeSet<i32> = self.state.reading().map(|(id, _)| id).collect();
-        let finished: BTreeMap<i32, u64> = self.fetched.difference(&reading).map(|id| (*id, 0)).collect();
-        if finished.is_empty() {
+    /// Fetches what is wanted now, and nothing else: what is finished, or waits for others, needs no room.
+    fn fetch(&mut self, only_committed: bool) {
+        if self.state.read_only_committed(only_committed) {
+            self.fetched.clear();
+        }
+        let fetching: BTreeSet<i32> = self.state.fetching().map(|(id, _)| id).collect();
+        // What is suspect is looked at before any more of it is read.
+        if self.suspect || fetching == self.fetched {
             return;
         }
-        let list = list(self.state.topic(), &finished);
-        if let Err(error) = list.and_then(|list| self.consumer.incremental_unassign(&list)) {
-            tracing::debug!(topic = self.state.topic(), %error, "finished partitions are still fetched");
+        let topic = self.state.topic();
+        let result = if fetching.is_subset(&self.fetched) {
+            let leaving: BTreeMap<i32, u64> = self.fetched.difference(&fetching).map(|id| (*id, 0)).collect();
+            self.fetched = fetching;
+            list(topic, &leaving).and_then(|list| self.consumer.incremental_unassign(&list))
+        } else {
+            self.assign()
+        };
+        if let Err(error) = result {
+            tracing::debug!(topic = self.state.topic(), %error, "what is fetched has not changed");
         }
-        self.fetched = reading;
     }
 
     /// Takes what has come, until nothing more has or it is enough. Whether there was anything.
@@ -405,9 +414,6 @@ impl Reader {
         let statistics = lock(&self.consumer.context().statistics).take();
         if let Some(statistics) = statistics {
             self.stood(&statistics);
-        }
-        if self.state.until_end() {
-            self.release();
         }
         let now = Instant::now();
         if self.suspect && now >= self.look {
@@ -558,11 +564,21 @@ pub(super) fn run(mut readers: Vec<Reader>, out: &Sender, stop: &Stop) -> Result
     result
 }
 
+/// Finds all topics, and what they lack of what was committed. Whether all of them were there.
+pub(super) fn check(mut readers: Vec<Reader>, within: Duration, stop: &Stop) -> Result<bool, KafkaError> {
+    let result = readers.iter_mut().try_fold(true, |going, reader| {
+        reader.state.check_only();
+        Ok(going && reader.connect(within, stop)?)
+    });
+    readers.into_iter().for_each(Reader::close);
+    result
+}
+
 /// Finds all topics. What announces their partitions; none if it was stopped meanwhile.
 fn begin(readers: &mut [Reader], stop: &Stop) -> Result<Option<Vec<Input>>, KafkaError> {
     let mut starts = Vec::new();
     for reader in readers {
-        if !reader.connect(stop)? {
+        if !reader.connect(Duration::MAX, stop)? {
             return Ok(None);
         }
         starts.extend(reader.state.ids().filter_map(|id| reader.state.start(id)));
@@ -576,7 +592,9 @@ fn flow(readers: &mut [Reader], mut inputs: Vec<Input>, out: &Sender, stop: &Sto
     loop {
         let mut any = false;
         let mut wrong = None;
+        let only_committed = readers.iter().any(|reader| reader.state.is_behind());
         for reader in &mut *readers {
+            reader.fetch(only_committed);
             let now = wall_now();
             let read = reader.read(now);
             // What came before an error is sent before it is told.

@@ -23,7 +23,12 @@
 //!   recreated, and at once longer than before, while it is read is noticed within seconds: records may have come of it;
 //! - the topic is deleted while running: [`KafkaError::Deleted`].
 //!
-//! With `accept_gap`, reading goes on at the earliest record instead, and [`Gaps`] says what was skipped.
+//! With `accept_gap`, reading goes on at the earliest record instead, and [`Gaps`] says what was skipped. What was
+//! committed and is read once more, from [`Resume::low`] to [`Resume::upper`], must be whole nevertheless: a bar of a part
+//! of its ticks would be wrong. Whoever accepts its loss asks for it before anything is read ([`Kafka::check`]).
+//!
+//! **What was committed comes first.** While any partition of any topic is below its [`Resume::upper`], nothing beyond the
+//! upper of another one is read: nothing new can be used before all of that is there.
 //!
 //! **Partitions that are added** are found within some 6 s, announced, and read from their start.
 //!
@@ -39,13 +44,12 @@ mod state;
 
 pub use config::{KafkaConfig, Protocol, Security};
 
-use crate::{Carries, Committed, Lags, Resume, Sender, Stop};
+use crate::{Carries, Committed, Gap, Gaps, Lags, Resume, Sender, Stop};
 use client::Reader;
 use marea_model::Partition;
 use marea_model::codec::Decoder;
 use state::State;
-use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// Why Kafka cannot be read (any further). None of it is mended by waiting: what is, is waited for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -100,56 +104,6 @@ pub enum KafkaError {
     },
 }
 
-/// Why records were skipped.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum GapCause {
-    /// The broker no longer had them.
-    Retention,
-    /// The topic is another one than before.
-    Recreated,
-}
-
-/// Records that were skipped because `accept_gap` allows it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Gap {
-    /// The partition.
-    pub partition: Partition,
-    /// The next offset that was wanted.
-    pub wanted: u64,
-    /// Where reading went on: above `wanted` after retention, anywhere in a recreated topic.
-    pub available: u64,
-    /// Why.
-    pub cause: GapCause,
-}
-
-impl fmt::Display for Gap {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Gap { partition, wanted, available, cause } = self;
-        match cause {
-            GapCause::Retention => write!(f, "{partition}: offsets {wanted} to {available} are lost to retention"),
-            GapCause::Recreated => {
-                write!(f, "{partition}: recreated: {wanted} was next, read from its earliest offset {available}")
-            }
-        }
-    }
-}
-
-/// What was skipped so far: told by the source, asked by whoever audits it. A gap is told before anything after it is sent.
-#[derive(Clone, Debug, Default)]
-pub struct Gaps(Arc<Mutex<Vec<Gap>>>);
-
-impl Gaps {
-    pub(crate) fn push(&self, gap: Gap) {
-        tracing::warn!(%gap, "records are skipped, as accept_gap allows");
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(gap);
-    }
-
-    /// All of them, in the order in which they were met.
-    pub fn all(&self) -> Vec<Gap> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
 /// A source that is ready to run.
 pub struct Kafka {
     readers: Vec<Reader>,
@@ -177,9 +131,16 @@ pub fn open(
 }
 
 impl Kafka {
-    /// What is skipped, now and later.
+    /// What is skipped while it runs.
     pub fn gaps(&self) -> Gaps {
         self.gaps.clone()
+    }
+
+    /// Whether all that a restart wants is still there: what is lost of it, where that is accepted, else an error. None if
+    /// brokers do not answer within so long, or it was stopped. Sends nothing, and commits nothing.
+    pub fn check(self, within: Duration, stop: &Stop) -> Result<Option<Vec<Gap>>, KafkaError> {
+        let answered = client::check(self.readers, within, stop)?;
+        Ok(answered.then(|| self.gaps.take()))
     }
 
     /// Reads until it is stopped, nobody listens any more, every partition is finished, or something is wrong. What was

@@ -1,9 +1,9 @@
 //! What is known of one topic's partitions, and what follows from each message. No I/O: the shell tells what it met.
 
+use super::KafkaError;
 use super::config::partition;
-use super::{Gap, GapCause, Gaps, KafkaError};
 use crate::message;
-use crate::{BATCH_ROWS, Carries, Committed, Input, Lag, Lags, Resume};
+use crate::{BATCH_ROWS, Carries, Committed, Gap, GapCause, Gaps, Input, Lag, Lags, Resume};
 use marea_model::codec::{Decoded, Decoder};
 use marea_model::cursor::{Batch, Fingerprint};
 use marea_model::{Cursor, Nanos, Partition};
@@ -95,12 +95,25 @@ struct Part {
     decoded: Decoded,
 }
 
+impl Part {
+    /// Whether something that was committed is still to be read again.
+    fn is_behind(&self) -> bool {
+        !self.finished && self.next < self.upper
+    }
+}
+
 /// The partitions of a topic.
 pub(super) struct State {
     topic: String,
     rules: Rules,
     decoder: Decoder,
+    /// For what was committed: it was judged when it came, by the clock of then.
+    again: Decoder,
     gaps: Gaps,
+    /// Whether nothing is sent: what is lost of what was committed is only told.
+    checks: bool,
+    /// Whether nothing new is read yet.
+    only_committed: bool,
     /// What is to be said of logs that are others, before anything of them is sent.
     restarted: Vec<Input>,
     resume: BTreeMap<i32, Resume>,
@@ -115,10 +128,53 @@ impl State {
     pub(super) fn new(topic: &str, rules: Rules, decoder: Decoder, resume: &[Resume], gaps: Gaps) -> Self {
         let prefix = format!("kafka:{topic}/");
         let id = |resume: &Resume| resume.partition.as_str().strip_prefix(&prefix)?.parse().ok();
-        let resume = resume.iter().filter_map(|resume| Some((id(resume)?, *resume))).collect();
-        let (parts, dirty) = (Vec::new(), BTreeSet::new());
-        let topic = topic.to_owned();
-        State { topic, rules, decoder, gaps, restarted: Vec::new(), resume, parts, dirty, rows: 0, bytes: 0 }
+        let only_committed = resume.iter().any(|resume| resume.low < resume.upper);
+        State {
+            topic: topic.to_owned(),
+            rules,
+            again: Decoder { max_ahead: None, ..decoder.clone() },
+            decoder,
+            gaps,
+            checks: false,
+            only_committed,
+            restarted: Vec::new(),
+            resume: resume.iter().filter_map(|resume| Some((id(resume)?, *resume))).collect(),
+            parts: Vec::new(),
+            dirty: BTreeSet::new(),
+            rows: 0,
+            bytes: 0,
+        }
+    }
+
+    /// From now on, what is lost of what was committed is told and not refused, if gaps are accepted.
+    pub(super) fn check_only(&mut self) {
+        self.checks = true;
+    }
+
+    /// Whether something that was committed is still to be read again.
+    pub(super) fn is_behind(&self) -> bool {
+        self.parts().any(|(_, part)| part.is_behind())
+    }
+
+    /// Whether nothing new is to be read yet, of any partition. If that changes, what came of it has been left out, and
+    /// all has to be read from where it stands.
+    pub(super) fn read_only_committed(&mut self, only: bool) -> bool {
+        let changed = std::mem::replace(&mut self.only_committed, only) != only;
+        if changed {
+            for (at, part) in self.parts.iter_mut().enumerate().filter_map(|(at, part)| Some((at, part.as_mut()?))) {
+                // It may have grown while it was not looked at.
+                if !part.finished && std::mem::take(&mut part.at_end) {
+                    self.dirty.insert(at);
+                }
+            }
+        }
+        changed
+    }
+
+    /// The partitions that are fetched now, by number, with where reading goes on.
+    pub(super) fn fetching(&self) -> impl Iterator<Item = (i32, u64)> + '_ {
+        let wanted = |part: &Part| !part.finished && (part.is_behind() || !self.only_committed);
+        self.parts().filter(move |(_, part)| wanted(part)).map(|(id, part)| (id as i32, part.next))
     }
 
     pub(super) fn topic(&self) -> &str {
@@ -160,13 +216,14 @@ impl State {
 
     /// The partitions that the topic has. Those that were read and are not among them are another topic's.
     pub(super) fn present(&mut self, ids: &BTreeSet<i32>) -> Result<(), KafkaError> {
-        let resumed = self.resume.iter().filter(|(id, _)| !ids.contains(id)).map(|(id, resume)| (*id, resume.upper));
-        let read = self.reading().filter(|(id, _)| !ids.contains(id));
-        let gone: BTreeMap<i32, u64> = resumed.chain(read).collect();
-        for (id, upper) in gone {
+        let resumed = self.resume.iter().map(|(id, resume)| (*id, (resume.upper, resume.low < resume.upper)));
+        let read = self.parts().filter(|(_, part)| !part.finished);
+        let read = read.map(|(id, part)| (id as i32, (part.next, part.is_behind())));
+        let gone: BTreeMap<i32, _> = resumed.chain(read).filter(|(id, _)| !ids.contains(id)).collect();
+        for (id, (upper, committed)) in gone {
             let partition = partition(&self.topic, id)?;
             let detail = format!("{upper} was the next offset, but the partition is gone");
-            self.recreated(partition, upper, detail, Bounds { start: 0, end: 0 })?;
+            self.recreated(partition, upper, committed, detail, Bounds { start: 0, end: 0 })?;
             self.resume.remove(&id);
             match self.part(id) {
                 Some((id, part)) => {
@@ -223,15 +280,17 @@ impl State {
             part.sent = Some((part.next, false));
         } else if bounds.end < upper {
             compare = None;
-            self.recreated(partition, next, format!("{upper} was the next offset"), bounds)?;
+            let committed = part.is_behind();
+            self.recreated(partition, next, committed, format!("{upper} was the next offset"), bounds)?;
             self.restart(at, bounds);
         } else if bounds.start > next {
-            if !self.rules.accept_gap {
+            let committed = next < part.upper;
+            if !self.rules.accept_gap || committed && !self.checks {
                 return Err(KafkaError::Gap { partition, wanted: next, available: bounds.start });
             }
             part.next = bounds.start;
             let (wanted, available) = (next, bounds.start);
-            self.gaps.push(Gap { partition, wanted, available, cause: GapCause::Retention });
+            self.gaps.push(Gap { partition, wanted, available, cause: GapCause::Retention, committed });
         }
         if self.rules.until_end {
             self.limit(at, bounds);
@@ -243,7 +302,7 @@ impl State {
     pub(super) fn compare(&mut self, id: i32, found: Option<Fingerprint>, bounds: Bounds) -> Result<(), KafkaError> {
         let carries = self.rules.carries;
         let Some((at, part)) = self.part(id) else { return Ok(()) };
-        let (partition, next) = (part.partition, part.next);
+        let (partition, next, committed) = (part.partition, part.next, part.is_behind());
         let Some(last) = part.asked.take().filter(|asked| found != Some(*asked)) else { return Ok(()) };
         if found.is_none() && carries == Carries::Accounts {
             // A topic of snapshots may well be compacted: an older snapshot of an account goes when a newer one comes.
@@ -254,7 +313,7 @@ impl State {
             Some(_) => format!("the record at offset {} reads differently than when it was read", last.offset),
             None => format!("there is no record at offset {}, where one was read", last.offset),
         };
-        self.recreated(partition, next, detail, bounds)?;
+        self.recreated(partition, next, committed, detail, bounds)?;
         self.restart(at, bounds);
         if self.rules.until_end {
             self.limit(at, bounds);
@@ -266,15 +325,16 @@ impl State {
         &mut self,
         partition: Partition,
         wanted: u64,
+        committed: bool,
         detail: String,
         bounds: Bounds,
     ) -> Result<(), KafkaError> {
         let Bounds { start, end } = bounds;
-        if !self.rules.accept_gap {
+        if !self.rules.accept_gap || committed && !self.checks {
             return Err(KafkaError::Recreated { partition, detail, start, end });
         }
         tracing::warn!(%partition, detail, "the topic was recreated");
-        self.gaps.push(Gap { partition, wanted, available: start, cause: GapCause::Recreated });
+        self.gaps.push(Gap { partition, wanted, available: start, cause: GapCause::Recreated, committed });
         self.restarted.push(Input::Restarted { partition, upper: start });
         Ok(())
     }
@@ -310,12 +370,19 @@ impl State {
 
     /// A record came. Whether enough is pending to be sent.
     pub(super) fn message(&mut self, id: i32, message: &Message<'_>, now: Nanos) -> bool {
-        let (carries, decoder) = (self.rules.carries, &self.decoder);
+        let (carries, only_committed) = (self.rules.carries, self.only_committed);
         let Ok(at) = usize::try_from(id) else { return false };
         let Some(part) = self.parts.get_mut(at).and_then(Option::as_mut) else { return false };
-        if part.finished || message.offset < part.next {
+        if part.finished || message.offset < part.next || only_committed && !part.is_behind() {
             return false;
         }
+        if only_committed && message.offset >= part.upper {
+            // It is new, and comes again later; what lies between was no record.
+            part.next = part.upper;
+            self.dirty.insert(at);
+            return false;
+        }
+        let decoder = if message.offset < part.upper { &self.again } else { &self.decoder };
         if part.decoded.is_empty() {
             self.dirty.insert(at);
         }

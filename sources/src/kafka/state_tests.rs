@@ -202,12 +202,21 @@ fn accepted_gaps_are_told() {
         Resume { partition: p(1), low: 4, upper: 10, fingerprint: None },
         Resume { partition: p(2), low: 4, upper: 10, fingerprint: None },
     ];
+    // Not in what was committed and is read again: bars would be made of what is left.
+    let mut reads = state(false, true, &resume);
+    assert!(matches!(reads.present(&BTreeSet::from([0, 1])), Err(KafkaError::Recreated { .. })));
+    let lost = KafkaError::Gap { partition: p(0), wanted: 4, available: 6 };
+    assert_eq!(reads.locate(0, bounds(6, 12)), Err(lost));
+    assert!(matches!(reads.locate(1, bounds(1, 3)), Err(KafkaError::Recreated { .. })));
+    assert_eq!(reads.gaps.take(), []);
+    // Unless whoever asks accepts even that, and reads nothing.
     let mut state = state(false, true, &resume);
+    state.check_only();
     state.present(&BTreeSet::from([0, 1])).unwrap();
     state.locate(0, bounds(6, 12)).unwrap();
     state.locate(1, bounds(1, 3)).unwrap();
     assert_eq!(reading(&state), [(0, 6), (1, 1)]);
-    let gaps: Vec<_> = state.gaps.all().into_iter().map(|gap| gap.to_string()).collect();
+    let gaps: Vec<_> = state.gaps.take().into_iter().map(|gap| gap.to_string()).collect();
     assert_eq!(
         gaps,
         [
@@ -216,6 +225,58 @@ fn accepted_gaps_are_told() {
             "kafka:t/1: recreated: 4 was next, read from its earliest offset 1",
         ]
     );
+}
+
+#[test]
+fn what_was_committed_is_read_before_anything_new() {
+    let resume = |id, low, upper| Resume { partition: p(id), low, upper, fingerprint: None };
+    let resume = [resume(0, 3, 5), resume(1, 2, 2), resume(2, 1, 4)];
+    let mut state = state(false, false, &resume);
+    for id in 0..4 {
+        state.locate(id, bounds(0, 9)).unwrap();
+    }
+    let fetching = |state: &State| state.fetching().collect::<Vec<_>>();
+    assert!(state.is_behind() && !state.read_only_committed(true));
+    assert_eq!(fetching(&state), [(0, 3), (2, 1)], "neither what is at its upper nor what is new");
+    for (id, offset) in [(0, 3), (0, 4), (0, 5), (1, 2), (2, 1), (3, 0)] {
+        put(&mut state, id, offset);
+    }
+    state.eof(0);
+    assert_eq!(sent(&mut state), ["kafka:t/0 [3, 4] ..5 end", "kafka:t/2 [1] ..2"]);
+    assert!(state.is_behind() && !state.read_only_committed(true));
+    assert_eq!(fetching(&state), [(2, 2)]);
+    // The rest of it is no records; what came instead is new, and comes again.
+    put(&mut state, 2, 6);
+    assert_eq!(sent(&mut state), ["kafka:t/2 [] ..4"]);
+    assert!(!state.is_behind() && state.read_only_committed(false), "from now on all is read");
+    assert_eq!(fetching(&state), [(0, 5), (1, 2), (2, 4), (3, 0)]);
+    assert_eq!(sent(&mut state), ["kafka:t/0 [] ..5"], "it may have grown since it was at its end");
+    for (id, offset) in [(0, 5), (1, 2), (2, 6), (3, 0)] {
+        put(&mut state, id, offset);
+    }
+    assert_eq!(sent(&mut state), ["kafka:t/0 [5] ..6", "kafka:t/1 [2] ..3", "kafka:t/2 [6] ..7", "kafka:t/3 [0] ..1"]);
+}
+
+#[test]
+fn what_was_committed_is_not_judged_by_the_clock_of_now() {
+    let resume = [Resume { partition: p(0), low: 0, upper: 1, fingerprint: None }];
+    let mut state = state(false, false, &resume);
+    state.decoder.max_ahead = Some(0);
+    state.locate(0, bounds(0, 9)).unwrap();
+    let payload = json::encode(&tick(7), &Instruments::default());
+    let (content_type, payload) = (Some(JSON.as_bytes()), Some(&payload[..]));
+    // The clock was set back since.
+    let early = START - 3_600_000_000_000;
+    let mut read = |offset| {
+        state.read_only_committed(false);
+        state.message(0, &Message { offset, content_type, payload, ..Message::default() }, early);
+        let mut out = Vec::new();
+        state.drain(early, &mut out);
+        let Some(Input::Batch(batch)) = out.pop() else { panic!("no batch") };
+        (batch.records.len(), batch.rejects.first().map(|reject| reject.reason))
+    };
+    assert_eq!(read(0), (1, None));
+    assert_eq!(read(1), (0, Some(Reason::EventTime)));
 }
 
 #[test]

@@ -5,9 +5,9 @@ use marea_model::cursor::{Batch, Fingerprint, Reason};
 use marea_model::time::SECOND;
 use marea_model::{Cursor, Event, Instruments, Partition, Price, Size, Symbol, Tick, Timeframe};
 use marea_servers::shared;
-use marea_sources::kafka::{Gap, GapCause, Gaps, KafkaConfig, KafkaError, open};
+use marea_sources::kafka::{KafkaConfig, KafkaError, open};
 use marea_sources::message::{ARROW, JSON};
-use marea_sources::{Committed, Input, Lags, Receiver, Resume, Stop};
+use marea_sources::{Committed, Gap, GapCause, Gaps, Input, Lags, Receiver, Resume, Stop};
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
@@ -141,6 +141,12 @@ fn create_again(topic: &str, partitions: u32) {
     }
 }
 
+/// Whether all is there that a restart wants.
+fn check(config: KafkaConfig, resume: Vec<Resume>) -> Result<Vec<Gap>, KafkaError> {
+    let kafka = open(config, decoder(), resume, Committed::default(), Lags::default()).unwrap();
+    kafka.check(SOON, &Stop::new()).map(|gaps| gaps.expect("the broker is there"))
+}
+
 /// A source at work, and what it sent so far.
 struct Running {
     input: Receiver,
@@ -207,7 +213,7 @@ impl Running {
     fn end(&mut self) -> Result<(), KafkaError> {
         let begun = Instant::now();
         while !self.thread.as_ref().unwrap().is_finished() || !self.input.is_empty() {
-            assert!(begun.elapsed() < SOON, "{} records, {:?}", self.rows(), self.gaps.all());
+            assert!(begun.elapsed() < SOON, "{} records, {:?}", self.rows(), self.gaps.take());
             if let Ok(input) = self.input.recv_timeout(Duration::from_millis(20)) {
                 self.take(input);
             }
@@ -469,7 +475,7 @@ fn reading_resumes_at_low_and_never_where_the_group_stands() {
     let mut run = Running::new(until_end(&topic), vec![]);
     assert_eq!(run.end(), Ok(()));
     assert_eq!(run.rows(), 100);
-    assert_eq!(run.gaps.all(), []);
+    assert_eq!(run.gaps.take(), []);
 }
 
 #[test]
@@ -496,6 +502,37 @@ fn commits_and_lags_are_told_while_running() {
 }
 
 #[test]
+fn what_was_committed_comes_before_anything_new() {
+    let topic = topic("first", 3);
+    put_ticks(&topic, 0, 0..20_000);
+    put_ticks(&topic, 1, 20_000..40_000);
+    put_ticks(&topic, 2, 40_000..40_010);
+    let resume = |id, low, upper| Resume { partition: partition(&topic, id), low, upper, fingerprint: None };
+    // One far ahead of its upper, one with much to read again, one that is nearly through.
+    let uppers = [15_000, 18_000, 5];
+    let all = vec![resume(0, 14_990, uppers[0]), resume(1, 0, uppers[1]), resume(2, 5, uppers[2])];
+    for config in [config(&brokers(), &topic), until_end(&topic)] {
+        let mut run = Running::new(config, all.clone());
+        run.until("all", |run| run.rows() == 5_010 + 20_000 + 5);
+        run.stop();
+        let ticks = run.ticks();
+        for (id, low) in [(0, 14_990), (1, 0), (2, 5)] {
+            let of_it = ticks.iter().filter(|(cursor, _)| cursor.partition == partition(&topic, id));
+            assert!(of_it.enumerate().all(|(i, (cursor, _))| cursor.offset == low + i as u64), "all, once, in order");
+        }
+        let is_new = |(cursor, _): &&(Cursor, Tick)| {
+            (0..3).any(|id| cursor.partition == partition(&topic, id) && cursor.offset >= uppers[id as usize])
+        };
+        let first_new = ticks.iter().position(|tick| is_new(&tick)).unwrap();
+        assert_eq!(first_new, 10 + 18_000, "all that was committed, and then what was not");
+        assert!(run.batches.iter().all(|batch| {
+            let new = batch.records.iter().map(|r| (r.cursor, r.tick)).filter(|tick| is_new(&tick)).count();
+            new == 0 || new == batch.records.len()
+        }));
+    }
+}
+
+#[test]
 fn lost_records_are_a_gap() {
     let topic = topic("gap", 1);
     put_ticks(&topic, 0, 0..100);
@@ -508,17 +545,24 @@ fn lost_records_are_a_gap() {
     assert_eq!(run.end(), Err(gap.clone()));
     assert!(gap.to_string().contains("offset 40 is wanted, the broker has records from 60"), "{gap}");
     assert_eq!(run.rows(), 0);
+    // Of what was committed a part is not accepted: it is asked for before anything is read.
     let accepting = KafkaConfig { accept_gap: true, ..until_end(&topic) };
-    let mut run = Running::new(accepting, resume(&topic, 40, 100, fingerprint));
+    let mut run = Running::new(accepting.clone(), resume(&topic, 40, 100, fingerprint));
+    assert_eq!(run.end(), Err(gap.clone()));
+    assert_eq!(check(until_end(&topic), resume(&topic, 40, 100, fingerprint)), Err(gap));
+    let (partition, cause) = (partition(&topic, 0), GapCause::Retention);
+    let lost = Gap { partition, wanted: 40, available: 60, cause, committed: true };
+    assert_eq!(check(accepting.clone(), resume(&topic, 40, 100, fingerprint)), Ok(vec![lost.clone()]));
+    assert_eq!(check(accepting.clone(), resume(&topic, 60, 100, fingerprint)), Ok(vec![]));
+    let mut run = Running::new(accepting, resume(&topic, 40, 40, None));
     assert_eq!(run.end(), Ok(()));
     assert_eq!(run.seqs(), (60..100).collect::<Vec<_>>());
-    let cause = GapCause::Retention;
-    assert_eq!(run.gaps.all(), [Gap { partition: partition(&topic, 0), wanted: 40, available: 60, cause }]);
+    assert_eq!(run.gaps.take(), [Gap { committed: false, ..lost }]);
     // Nothing that is wanted is lost: no gap, though the last record read cannot be compared.
     delete_records(&topic, 0, 100);
     let mut run = Running::new(until_end(&topic), resume(&topic, 100, 100, fingerprint));
     assert_eq!(run.end(), Ok(()));
-    assert_eq!((run.rows(), run.gaps.all()), (0, vec![]));
+    assert_eq!((run.rows(), run.gaps.take()), (0, vec![]));
 }
 
 #[test]
@@ -540,7 +584,7 @@ fn retention_that_overtakes_a_slow_reader_is_a_gap() {
         if accept_gap {
             put_ticks(&name, 0, 0..3);
             run.until("what came later", |run| run.seqs() == [0, 1, 2]);
-            let gaps = run.gaps.all();
+            let gaps = run.gaps.take();
             let read: Vec<u64> = run.batches.iter().flat_map(|b| &b.rejects).map(|r| r.cursor.offset).collect();
             assert_eq!(read, (0..gaps[0].wanted).collect::<Vec<_>>(), "all before the gap, once");
             assert_eq!((gaps.len(), gaps[0].available, gaps[0].cause), (1, 20, GapCause::Retention));
@@ -581,11 +625,14 @@ fn a_recreated_topic_is_refused() {
     let gone = Resume { partition: partition(&topic, 7), low: 3, upper: 5, fingerprint: None };
     refused(vec![gone], "the partition is gone", 0);
 
-    let mut run = Running::new(KafkaConfig { accept_gap: true, ..until_end(&topic) }, before);
+    let accepting = KafkaConfig { accept_gap: true, ..until_end(&topic) };
+    let (partition, cause) = (partition(&topic, 0), GapCause::Recreated);
+    let lost = Gap { partition, wanted: 40, available: 0, cause, committed: true };
+    assert_eq!(check(accepting.clone(), before), Ok(vec![lost.clone()]));
+    let mut run = Running::new(accepting, resume(&topic, 50, 50, fingerprint));
     assert_eq!(run.end(), Ok(()));
     assert_eq!(run.seqs(), (100..160).collect::<Vec<_>>());
-    let cause = GapCause::Recreated;
-    assert_eq!(run.gaps.all(), [Gap { partition: partition(&topic, 0), wanted: 40, available: 0, cause }]);
+    assert_eq!(run.gaps.take(), [Gap { wanted: 50, committed: false, ..lost }]);
 }
 
 #[test]
@@ -725,7 +772,7 @@ fn faults_of_the_protocol_lose_nothing() {
     mock.broker_up(1).unwrap();
     run.stop();
     assert_eq!(run.seqs(), (0..1500).collect::<Vec<_>>());
-    assert_eq!(run.gaps.all(), []);
+    assert_eq!(run.gaps.take(), []);
 }
 
 #[test]

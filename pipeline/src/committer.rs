@@ -6,7 +6,8 @@
 //! ```
 //!
 //! 1. One transaction commits one epoch or several, whole, in order.
-//! 2. Nothing is published that is not committed.
+//! 2. Nothing is published that is not committed, but for metrics and indicators, which follow: at most once a second,
+//!    in chunks, so that no verdict waits for them long.
 //! 3. While the store cannot be written nothing is acknowledged: closed epochs wait, then the engine, then the sources.
 //!    The feed's heartbeat stops, so that readers block.
 //! 4. Epochs that change nothing commit together with the next one that does, or once a second.
@@ -143,6 +144,7 @@ impl Committer {
                     }
                 }
             }
+            self.follow(outputs, ended, runtime)?;
             if ended {
                 break;
             }
@@ -167,8 +169,8 @@ impl Committer {
             Target::Store(store) => runtime.block_on(store.verify(&closed)),
             Target::Memory(_) => Ok(Vec::new()),
         })?;
-        // Metrics are given once a second: those of the epochs just before a kill may never have been.
-        let differences: Vec<_> = differences.into_iter().filter(|difference| !difference.may_be_behind()).collect();
+        // Metrics and indicators follow: those of the epochs just before a kill may never have been written.
+        let differences: Vec<_> = differences.into_iter().filter(|difference| !difference.was_due).collect();
         for difference in differences.iter().take(SHOWN) {
             tracing::error!("recomputed otherwise, and mended: {difference}");
         }
@@ -239,6 +241,20 @@ impl Committer {
                 }
             }
         })
+    }
+
+    /// Lets metrics and indicators follow: a chunk where some are due, more while no epoch waits; all of them at the end.
+    fn follow(&mut self, outputs: &Receiver<ClosedEpoch>, ended: bool, runtime: &Handle) -> Result<(), StoreError> {
+        loop {
+            let more = self.persistently(|target| match target {
+                Target::Store(store) if ended => runtime.block_on(store.settle()).map(|()| false),
+                Target::Store(store) => runtime.block_on(store.follow()),
+                Target::Memory(_) => Ok(false),
+            })?;
+            if !more || !outputs.is_empty() {
+                return Ok(());
+            }
+        }
     }
 
     /// Tries again while the store may heal, and says so.
@@ -384,6 +400,7 @@ mod tests {
             accounts: Vec::new(),
             amends: Vec::new(),
             progress: Progress::START,
+            metrics: true,
         }
     }
 

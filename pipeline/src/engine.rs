@@ -333,7 +333,7 @@ impl Gatherer {
 
 /// One closed epoch of its parts.
 fn close(cut: Cut, parts: impl Iterator<Item = Report>) -> ClosedEpoch {
-    let Cut { epoch, mut dead, counts: mut totals, marks, raw, accounts, amends, progress, .. } = cut;
+    let Cut { epoch, mut dead, counts: mut totals, marks, raw, accounts, amends, progress, metrics, .. } = cut;
     let (mut rows, mut deltas, mut quotes) = (Rows::default(), Vec::new(), Vec::new());
     for mut part in parts {
         debug_assert_eq!(part.epoch, epoch, "every worker reports every epoch");
@@ -345,5 +345,6 @@ fn close(cut: Cut, parts: impl Iterator<Item = Report>) -> ClosedEpoch {
         totals.add(&Totals { accepted, duplicate, dead, held, price_jumps, ..Totals::default() });
     }
     dead.sort();
-    ClosedEpoch { epoch, rows, changes: net(deltas), dead, totals, marks, raw, quotes, accounts, amends, progress }
+    let changes = net(deltas);
+    ClosedEpoch { epoch, rows, changes, dead, totals, marks, raw, quotes, accounts, amends, progress, metrics }
 }

@@ -313,6 +313,7 @@ mod tests {
             accounts: Vec::new(),
             amends: Vec::new(),
             progress: Progress::START,
+            metrics: true,
         }
     }
 

@@ -446,6 +446,8 @@ pub struct ClosedEpoch {
     pub amends: Vec<Tick>,
     /// As of its end.
     pub progress: Progress,
+    /// Whether metrics were asked for: else those of the last epoch that was asked stand on, until the next one that is.
+    pub metrics: bool,
 }
 
 impl ClosedEpoch {

@@ -30,6 +30,7 @@ fn epoch(epoch: Epoch, dead: usize) -> ClosedEpoch {
         accounts: Vec::new(),
         amends: Vec::new(),
         progress: Progress::START,
+        metrics: true,
     }
 }
 

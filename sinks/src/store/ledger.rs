@@ -1,5 +1,6 @@
 //! The store's state without its I/O: numbers the audit, skips what did not really change, nets several epochs.
 
+use super::behind::is_late;
 use super::{AuditEntry, AuditKey, Committed, Standing, StoreError};
 use marea_model::output::{Change, ClosedEpoch, Key};
 use marea_model::{
@@ -31,8 +32,8 @@ pub struct Ledger {
 /// What one transaction writes.
 pub(crate) struct Plan<'a> {
     pub(crate) standing: Standing,
-    /// What stands from then on under each key that changed, and since when. Recommendations and verdicts only where the
-    /// audit has an entry.
+    /// What stands from then on under each key that changed, and since when, but for what is written behind.
+    /// Recommendations and verdicts only where the audit has an entry.
     pub(crate) rows: BTreeMap<Key, (Option<Cow<'a, Output>>, Epoch)>,
     pub(crate) audit: Vec<AuditEntry>,
     pub(crate) dead: Vec<(&'a DeadLetter, Epoch)>,
@@ -164,6 +165,9 @@ impl Ledger {
     ) -> Result<(), StoreError> {
         if row.as_deref().is_some_and(has_nan) {
             return Err(StoreError::NotANumber { key: Box::new(key) });
+        }
+        if is_late(&key) {
+            return Ok(());
         }
         if let Some(audit_key) = super::rows::audit_key(&key) {
             let payload = row.as_deref().and_then(payload_of);

@@ -9,12 +9,14 @@ use marea_model::cursor::Fingerprint;
 use marea_model::live::ConfigUpdate;
 use marea_model::output::Totals;
 use marea_model::{
-    AccountId, AccountSnapshot, Amount, Cursor, Nanos, Partition, PartitionMark, Price, Progress, Symbol, Timeframe,
+    AccountId, AccountSnapshot, Amount, Cursor, Epoch, Nanos, Partition, PartitionMark, Price, Progress, Symbol,
+    Timeframe,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
 const PIPELINE: &str = "SELECT upper, generation, last_seq, records_in, accepted, duplicate, dead, held, unknown_fields, \
-                        price_jumps, sealed_through, closed_through, logic_version FROM pipeline WHERE id = 1";
+                        price_jumps, sealed_through, closed_through, metrics_upper, indicators_low, logic_version \
+                        FROM pipeline WHERE id = 1";
 
 /// The pipeline's row. Refuses what another logic computed.
 pub(crate) async fn standing(link: &mut Link, named: &Named, lock: bool) -> Result<Standing, StoreError> {
@@ -36,15 +38,32 @@ pub(crate) async fn standing(link: &mut Link, named: &Named, lock: bool) -> Resu
                 price_jumps: row.int(9)?,
             },
             progress: Progress { sealed_through: row.int(10)?, closed_through: row.int(11)? },
+            metrics_upper: row.unsigned(12)?,
+            indicators_low: row.int(13)?,
             partitions: BTreeMap::new(),
         };
-        Ok((standing, row.int(12)?))
+        Ok((standing, row.int(14)?))
     };
     let (standing, found) = read().map_err(|error| named.broken(error))?;
-    if standing.upper > 0 && found != LOGIC_VERSION {
+    check_logic(named, standing.upper, found)?;
+    Ok(standing)
+}
+
+/// The pipeline's upper, of a store that may not be migrated to what is known here. Refuses the same.
+pub(crate) async fn upper(link: &mut Link, named: &Named) -> Result<Epoch, StoreError> {
+    let rows = link.rows(named, "SELECT upper, logic_version FROM pipeline WHERE id = 1", &[]).await?;
+    let row = rows.first().ok_or_else(|| named.broken("pipeline has none"))?;
+    let read = || Ok::<_, String>((row.unsigned(0)?, row.int(1)?));
+    let (upper, found) = read().map_err(|error| named.broken(error))?;
+    check_logic(named, upper, found)?;
+    Ok(upper)
+}
+
+fn check_logic(named: &Named, upper: Epoch, found: i64) -> Result<(), StoreError> {
+    if upper > 0 && found != LOGIC_VERSION {
         return Err(StoreError::LogicVersion { store: named.store.clone(), found, known: LOGIC_VERSION });
     }
-    Ok(standing)
+    Ok(())
 }
 
 /// The ledger as it stands in the database; with `lock`, once nobody else is about to change it.
@@ -138,8 +157,20 @@ pub(crate) fn audit_entry(row: &Row) -> Result<AuditEntry, String> {
     })
 }
 
-/// The query for every change of the live configuration, in order.
-pub(crate) const CONFIG_EVENTS: &str = "SELECT key, value, revision FROM config_events ORDER BY epoch, position";
+/// The query for the live configuration, in order: all that the run began with, since the instruments' scales are those
+/// of then, and the last change of each key. Its cost grows with the keys that there ever were, not with their changes.
+pub(crate) const CONFIG_EVENTS: &str = "\
+    WITH RECURSIVE keys(key) AS (SELECT min(key) FROM config_events UNION ALL \
+    SELECT (SELECT min(e.key) FROM config_events e WHERE e.key > keys.key) FROM keys WHERE keys.key IS NOT NULL), \
+    wanted(epoch, position) AS (\
+    SELECT epoch, position FROM config_events WHERE epoch = (SELECT min(epoch) FROM config_events) UNION \
+    SELECT (SELECT e.epoch FROM config_events e WHERE e.key = k.key ORDER BY e.epoch DESC, e.position DESC LIMIT 1), \
+    (SELECT e.position FROM config_events e WHERE e.key = k.key ORDER BY e.epoch DESC, e.position DESC LIMIT 1) \
+    FROM keys k WHERE k.key IS NOT NULL UNION \
+    SELECT * FROM (SELECT epoch, position FROM config_events WHERE key IS NULL \
+    ORDER BY epoch DESC, position DESC LIMIT 1) stale) \
+    SELECT c.key, c.value, c.revision FROM config_events c \
+    JOIN wanted w ON w.epoch = c.epoch AND w.position = c.position ORDER BY c.epoch, c.position";
 
 /// A row of that query.
 pub(crate) fn config_event(row: &Row) -> Result<ConfigUpdate, String> {

@@ -20,12 +20,13 @@
 //! 8. **Restart**: [`Store::restoration`] gives what a process begins with; [`Store::verify`] compares what it computed
 //!    from that with what stands, for all that is not sealed, and the next commit mends every difference.
 //!
-//! Metrics and indicators have no upper of their own: they are written in the transaction of their epoch. Metrics come
-//! when the cutter asks for them, at most once a second, so that there is little left to coalesce.
+//! 9. **Metrics and indicators** have an upper of their own: [`Store::follow`] writes them behind, in chunks, each a
+//!    transaction ([`behind`]). Their history is kept nowhere: it follows from trades and bars.
 //!
 //! Two databases, one contract: `ledger` and `tables` say what is written, `restore` and `verify` what is read, in SQL
 //! that both understand; `sqlite` and `postgres` connect, lock, write rows and say what their errors mean.
 
+mod behind;
 mod cell;
 mod error;
 #[cfg(test)]
@@ -52,7 +53,7 @@ pub use verify::Difference;
 pub use writer::{Store, migrate};
 
 use marea_model::output::Totals;
-use marea_model::{AccountId, Epoch, Partition, PartitionMark, Progress, Symbol};
+use marea_model::{AccountId, Epoch, Nanos, Partition, PartitionMark, Progress, Symbol};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -73,6 +74,10 @@ pub struct Standing {
     pub totals: Totals,
     /// As of the end of the last epoch.
     pub progress: Progress,
+    /// The first epoch whose metrics and indicators are not all in the store.
+    pub metrics_upper: Epoch,
+    /// Every indicator of a bar that opens before this is in the store.
+    pub indicators_low: Nanos,
     /// Where each partition stands.
     pub partitions: BTreeMap<Partition, PartitionMark>,
 }
@@ -85,6 +90,8 @@ impl Standing {
             last_seq: 0,
             totals: Totals::default(),
             progress: Progress::START,
+            metrics_upper: 0,
+            indicators_low: Nanos::MAX,
             partitions: BTreeMap::new(),
         }
     }

@@ -107,7 +107,7 @@ impl Reader {
         self.all(sql, &[symbol.as_str().into(), timeframe.to_string().into()], track).await
     }
 
-    /// Every change of the live configuration, in order.
+    /// The live configuration: all that the run began with, then the last change of each key, in order.
     pub async fn config_events(&self) -> Result<Vec<ConfigUpdate>, StoreError> {
         self.all(load::CONFIG_EVENTS, &[], load::config_event).await
     }

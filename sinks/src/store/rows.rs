@@ -87,7 +87,7 @@ pub(crate) fn audit_key(key: &Key) -> Option<AuditKey> {
 }
 
 /// A key as the first columns of its table.
-fn key_cells(key: &Key) -> Vec<Cell> {
+pub(crate) fn key_cells(key: &Key) -> Vec<Cell> {
     match key {
         Key::Bar(symbol, timeframe, open_time) => {
             vec![symbol.as_str().into(), timeframe.to_string().into(), (*open_time).into()]

@@ -12,9 +12,15 @@ fn migrations(named: &Named) -> Migrator {
         Migration::new(version, Cow::Borrowed(name), MigrationType::Simple, sql.into_sql_str(), false)
     };
     Migrator::with_migrations(if named.is_postgres {
-        vec![migration(1, "init", include_str!("../../../migrations/postgres/0001_init.sql"))]
+        vec![
+            migration(1, "init", include_str!("../../../migrations/postgres/0001_init.sql")),
+            migration(2, "behind", include_str!("../../../migrations/postgres/0002_behind.sql")),
+        ]
     } else {
-        vec![migration(1, "init", include_str!("../../../migrations/sqlite/0001_init.sql"))]
+        vec![
+            migration(1, "init", include_str!("../../../migrations/sqlite/0001_init.sql")),
+            migration(2, "behind", include_str!("../../../migrations/sqlite/0002_behind.sql")),
+        ]
     })
 }
 

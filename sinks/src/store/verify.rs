@@ -5,18 +5,18 @@
 //! bar, all metrics, all recommendations and verdicts. Floats compare by their bits; recommendations and verdicts by
 //! their payload without `as_of`, and without epoch, seq and generation, which say when they were written.
 //!
-//! Metrics are written when they are asked for, not at every epoch: after a kill, those that stand may be of a moment
-//! before ([`Difference::may_be_behind`]).
+//! Metrics and indicators are written behind: after a kill, those that stand may be of a moment before
+//! ([`Difference::was_due`]). Of indicators all that may not have been written are compared, sealed or not.
 
-use super::StoreError;
+use super::behind::was_due;
 use super::cell::{Cell, Row};
 use super::ledger::{Ledger, Repair, payload_of, without_as_of};
 use super::link::{Link, Named};
 use super::rows::{cells, table_of};
 use super::tables::{self, STATE, Table};
-use super::{AuditKey, load::last_open};
+use super::{AuditKey, Standing, StoreError, load::last_open};
 use marea_model::output::{Change, ClosedEpoch, Key, MetricsWindow};
-use marea_model::{Nanos, Output, StrategyId, Symbol, Timeframe};
+use marea_model::{Output, StrategyId, Symbol, Timeframe};
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -29,13 +29,8 @@ pub struct Difference {
     pub stood: Option<String>,
     /// What should have stood. None: nothing.
     pub should: Option<String>,
-}
-
-impl Difference {
-    /// Whether it may say no more than that the process was killed before its metrics were written: no alarm by itself.
-    pub fn may_be_behind(&self) -> bool {
-        matches!(self.key, Key::Metrics(..))
-    }
+    /// Whether it says no more than that the process was killed before it wrote this row: no alarm.
+    pub was_due: bool,
 }
 
 impl fmt::Display for Difference {
@@ -47,7 +42,7 @@ impl fmt::Display for Difference {
 
 /// What is compared, and what was found.
 struct Comparison<'a> {
-    sealed: Nanos,
+    standing: &'a Standing,
     /// Every row of the state, ordered by key.
     state: &'a [Change],
     differences: Vec<Difference>,
@@ -69,13 +64,13 @@ pub(crate) async fn compare(
         closed
     });
     let mut comparison = Comparison {
-        sealed: ledger.standing().progress.sealed_through,
+        standing: ledger.standing(),
         state: &expanded.as_ref().unwrap_or(closed).changes,
         differences: Vec::new(),
         repairs: Vec::new(),
         met: BTreeSet::new(),
     };
-    let sealed = comparison.sealed;
+    let sealed = comparison.standing.progress.sealed_through;
     // Trades are found by when they left, so by the longest bar that one may have left in.
     let mut longest = comparison.state.iter().filter_map(|change| traded(output(change))).max();
     for table in [&tables::BARS, &tables::INDICATORS] {
@@ -90,7 +85,10 @@ pub(crate) async fn compare(
             table.name
         );
         for timeframe in &timeframes {
-            let after = last_open(sealed, *timeframe);
+            let mut after = last_open(sealed, *timeframe);
+            if table.name == tables::INDICATORS.name {
+                after = after.min(comparison.standing.indicators_low.saturating_sub(1));
+            }
             let arguments = [timeframe.to_string().into(), after.into()];
             link.each(named, &sql, &arguments, |row| comparison.stands(table, &row)).await?;
         }
@@ -121,10 +119,12 @@ impl<'a> Comparison<'a> {
         let key = key(table, row)?;
         let should = self.should(&key);
         let left_unsealed = match &key {
-            Key::Trade(_, _, timeframe, ..) => row.int(6)? > last_open(self.sealed, *timeframe),
+            Key::Trade(_, _, timeframe, ..) => {
+                row.int(6)? > last_open(self.standing.progress.sealed_through, *timeframe)
+            }
             _ => true,
         };
-        if !left_unsealed && !should.is_some_and(|row| is_unsealed(row, self.sealed)) {
+        if !left_unsealed && !should.is_some_and(|row| is_unsealed(row, self.standing)) {
             return Ok(());
         }
         let cells = should.map(cells);
@@ -154,14 +154,15 @@ impl<'a> Comparison<'a> {
 
     fn differs(&mut self, key: Key, stood: Option<String>, should: Option<String>, row: Option<&Output>) {
         self.repairs.push((key.clone(), row.cloned()));
-        self.differences.push(Difference { key, stood, should });
+        let was_due = was_due(&key, self.standing);
+        self.differences.push(Difference { key, stood, should, was_due });
     }
 
     /// What should stand and does not.
     fn finish(mut self) -> (Vec<Difference>, Vec<Repair>) {
         for change in self.state {
             let Change::Upsert(row) = change else { continue };
-            if !is_unsealed(row, self.sealed) {
+            if !is_unsealed(row, self.standing) {
                 continue;
             }
             let key = row.key();
@@ -193,11 +194,14 @@ fn traded(row: &Output) -> Option<Timeframe> {
     }
 }
 
-/// Whether ticks that are read once more may have made this row.
-fn is_unsealed(row: &Output, sealed: Nanos) -> bool {
+/// Whether ticks that are read once more may have made this row, or it may not have been written.
+fn is_unsealed(row: &Output, standing: &Standing) -> bool {
+    let sealed = standing.progress.sealed_through;
     match row {
         Output::Bar(row) => row.open_time > last_open(sealed, row.timeframe),
-        Output::Indicator(row) => row.open_time > last_open(sealed, row.timeframe),
+        Output::Indicator(row) => {
+            row.open_time > last_open(sealed, row.timeframe) || row.open_time >= standing.indicators_low
+        }
         // An exit at the open of an unsealed bar, or at its close.
         Output::Trade(row) => row.exit_time > last_open(sealed, row.timeframe),
         Output::Metrics(_) | Output::Recommendation(_) | Output::Verdict(_) => true,

@@ -1,10 +1,12 @@
 //! The one writer.
 
+use super::behind::{self, Behind};
 use super::cell::Cell;
 use super::ledger::{Ledger, Plan};
 use super::link::{Link, Named};
 use super::reader::Reader;
 use super::rows::batches;
+use super::tables::Batch;
 use super::verify::{self, Difference};
 use super::{AuditEntry, Committed, LOGIC_VERSION, Standing, StoreError, StoreTarget};
 use super::{load, postgres, restore, schema, sqlite};
@@ -37,6 +39,7 @@ pub struct Store {
     _lock: Option<File>,
     reader: Reader,
     ledger: Ledger,
+    behind: Behind,
     /// Changes of the configuration that wait for the commit of their epoch.
     config: Vec<(Epoch, ConfigUpdate)>,
     /// What commits added to the audit that failed, and had landed after all: the next one that succeeds returns it.
@@ -121,10 +124,10 @@ impl Store {
         schema::check_tables(&mut link, &named).await?;
         postgres::check_durability(&mut link, &named).await?;
         let ledger = take_over(&mut link, &named).await?;
-        let Standing { generation, last_seq, .. } = *ledger.standing();
+        let Standing { generation, last_seq, upper, .. } = *ledger.standing();
         let reader = Reader::new(&target, named.clone(), READERS, generation, last_seq)?;
-        let (link, config, landed) = (Some(link), Vec::new(), Vec::new());
-        Ok(Store { target, named, link, _lock: lock, reader, ledger, config, landed, patience: COMMIT })
+        let (link, behind, config, landed) = (Some(link), Behind::new(upper), Vec::new(), Vec::new());
+        Ok(Store { target, named, link, _lock: lock, reader, ledger, behind, config, landed, patience: COMMIT })
     }
 
     /// Where the run that a store holds stands: its upper. None if there is no store, or no run in it yet. Only reads:
@@ -179,14 +182,16 @@ impl Store {
     }
 
     /// Compares the whole state, as the dataflow computed it again at the last committed epoch, with what stands, for
-    /// unsealed keys. Every difference is an alarm, but see [`Difference::may_be_behind`]; the next commit mends it, with
-    /// an audit row where it is a recommendation or verdict.
+    /// unsealed keys. Every difference is an alarm, but see [`Difference::was_due`]; the next commit mends it, with an
+    /// audit row where it is a recommendation or verdict, and metrics and indicators follow.
     ///
     /// `closed` has every row of the state once, as an upsert; rows that it does not have should not stand.
     pub async fn verify(&mut self, closed: &ClosedEpoch) -> Result<Vec<Difference>, StoreError> {
         let mut link = self.connected().await?;
         let (differences, repairs) = verify::compare(&mut link, &self.named, &self.ledger, closed).await?;
         self.link = Some(link);
+        let (late, repairs): (Vec<_>, Vec<_>) = repairs.into_iter().partition(|(key, _)| behind::is_late(key));
+        self.behind.repair(late.into_iter(), self.ledger.standing().upper);
         self.ledger.repair(repairs);
         Ok(differences)
     }
@@ -211,11 +216,13 @@ impl Store {
                 }
                 self.ledger.replace(reread);
                 let upper = self.ledger.standing().upper;
-                epochs = &epochs[epochs.partition_point(|closed| closed.epoch < upper)..];
+                let landed;
+                (landed, epochs) = epochs.split_at(epochs.partition_point(|closed| closed.epoch < upper));
+                self.behind.gather(landed);
                 link
             }
         };
-        let plan = match self.ledger.plan(epochs) {
+        let mut plan = match self.ledger.plan(epochs) {
             Ok(plan) => plan,
             Err(error) => {
                 // Nothing was begun.
@@ -223,6 +230,8 @@ impl Store {
                 return Err(error);
             }
         };
+        let late = self.behind.with(self.ledger.standing(), epochs);
+        (plan.standing.metrics_upper, plan.standing.indicators_low) = late;
         let upper = plan.standing.upper;
         let config = &self.config[..self.config.partition_point(|(epoch, _)| *epoch < upper)];
         let writing = write(&mut link, &self.named, self.ledger.standing(), &plan, config);
@@ -236,6 +245,7 @@ impl Store {
         self.link = Some(link);
         self.config.retain(|(epoch, _)| *epoch >= upper);
         let mut committed = self.ledger.accept(accepted);
+        self.behind.gather(epochs);
         if !self.landed.is_empty() {
             let audit = std::mem::take(&mut committed.audit);
             committed.audit = std::mem::take(&mut self.landed);
@@ -244,7 +254,44 @@ impl Store {
         Ok(committed)
     }
 
-    /// Closes the store, and lets another process take it; SQLite folds its log into the file.
+    /// Writes a chunk of the metrics and indicators that are due, behind the epochs that were committed; as many as it
+    /// takes where too many wait. Whether there is more to write at once. For PostgreSQL a chunk takes some 10 ms.
+    ///
+    /// After an error that is [retryable](StoreError::retryable), call again: the chunk is not lost.
+    pub async fn follow(&mut self) -> Result<bool, StoreError> {
+        while self.behind.len() > behind::MOST {
+            self.write_behind(behind::BULK).await?;
+        }
+        if !self.behind.is_due() {
+            return Ok(false);
+        }
+        self.write_behind(behind::CHUNK).await?;
+        Ok(self.behind.is_under_way())
+    }
+
+    /// Writes all metrics and indicators that are due.
+    pub async fn settle(&mut self) -> Result<(), StoreError> {
+        while self.behind.len() > 0 {
+            self.write_behind(behind::BULK).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_behind(&mut self, rows: usize) -> Result<(), StoreError> {
+        let mut link = self.connected().await?;
+        let writing = self.behind.write(&mut link, &self.named, self.ledger.standing(), rows);
+        let late = if self.named.is_postgres {
+            let limit = self.patience + Duration::from_millis(rows as u64);
+            postgres::within(limit, &self.named, "committing", async { Ok(writing.await) }).await??
+        } else {
+            writing.await?
+        };
+        self.link = Some(link);
+        (self.ledger.standing.metrics_upper, self.ledger.standing.indicators_low) = late;
+        Ok(())
+    }
+
+    /// Closes the store as it is, and lets another process take it; SQLite folds its log into the file.
     pub async fn close(self) -> Result<(), StoreError> {
         self.reader.close().await;
         match self.link {
@@ -313,7 +360,7 @@ impl Store {
     }
 }
 
-fn fenced(mine: &Standing, found: &Standing) -> StoreError {
+pub(crate) fn fenced(mine: &Standing, found: &Standing) -> StoreError {
     StoreError::Fenced { mine: mine.generation, found: found.generation, upper: found.upper }
 }
 
@@ -374,7 +421,7 @@ async fn upper(link: &mut Link, named: &Named) -> Result<Option<Epoch>, StoreErr
     if schema::check(link, named).await?.0 == 0 {
         return Ok(None);
     }
-    load::standing(link, named, false).await.map(|standing| Some(standing.upper))
+    load::upper(link, named).await.map(Some)
 }
 
 /// Nothing may be in the tables that the pipeline's row does not know of: then a store was restored in part.
@@ -408,9 +455,18 @@ async fn audit_after(link: &mut Link, named: &Named, seq: u64) -> Result<Vec<Aud
     rows.iter().map(load::audit_entry).collect::<Result<_, _>>().map_err(|error| named.broken(error))
 }
 
+pub(crate) async fn write_batch(link: &mut Link, named: &Named, batch: &Batch) -> Result<(), StoreError> {
+    match link {
+        Link::Sqlite(connection) => sqlite::write(connection, batch).await,
+        Link::Postgres(session) => postgres::write(session, batch).await,
+    }
+    .map_err(|error| named.error(&error))
+}
+
 const FENCE: &str = "UPDATE pipeline SET upper = $1, last_seq = $2, records_in = $3, accepted = $4, duplicate = $5, \
                      dead = $6, held = $7, unknown_fields = $8, price_jumps = $9, sealed_through = $10, \
-                     closed_through = $11 WHERE id = 1 AND upper = $12 AND generation = $13";
+                     closed_through = $11, metrics_upper = $12, indicators_low = $13 \
+                     WHERE id = 1 AND upper = $14 AND generation = $15";
 
 /// One transaction, the fence first.
 async fn write(
@@ -422,7 +478,7 @@ async fn write(
 ) -> Result<(), StoreError> {
     let error = |error: sqlx::Error| named.error(&error);
     let after = &plan.standing;
-    let fence: [Cell; 13] = [
+    let fence: [Cell; 15] = [
         after.upper.into(),
         after.last_seq.into(),
         after.totals.records_in.into(),
@@ -434,6 +490,8 @@ async fn write(
         after.totals.price_jumps.into(),
         after.progress.sealed_through.into(),
         after.progress.closed_through.into(),
+        after.metrics_upper.into(),
+        after.indicators_low.into(),
         before.upper.into(),
         before.generation.into(),
     ];
@@ -444,10 +502,7 @@ async fn write(
         return Err(if same { went_back(named, before, &found) } else { fenced(before, &found) });
     }
     for batch in batches(plan, config) {
-        match link {
-            Link::Sqlite(connection) => sqlite::write(connection, &batch).await.map_err(error)?,
-            Link::Postgres(session) => postgres::write(session, &batch).await.map_err(error)?,
-        }
+        write_batch(link, named, &batch).await?;
     }
     // What stands before `low` is never asked for again.
     if !plan.lows.is_empty() {

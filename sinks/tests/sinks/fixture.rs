@@ -41,6 +41,7 @@ pub fn closed(epoch: Epoch, changes: Vec<Change>) -> ClosedEpoch {
         accounts: Vec::new(),
         amends: Vec::new(),
         progress: Progress::START,
+        metrics: true,
     }
 }
 

@@ -1,5 +1,6 @@
 //! The store, from outside, on both databases: what is in it after what was committed.
 
+mod behind;
 mod commit;
 mod cut;
 mod measure;

@@ -39,6 +39,7 @@ async fn chunks_are_compressed_take_corrections_and_are_forgotten() {
     rows.push(up(Output::Trade(trade("IBM", "ema"))));
     store.commit(&[closed(at(0), rows)]).await.unwrap();
     store.commit(&[closed(at(10), Vec::new())]).await.unwrap();
+    store.settle().await.unwrap();
     if timescale {
         run_jobs(&place, "policy_compression").await;
         let compressed =
@@ -54,6 +55,7 @@ async fn chunks_are_compressed_take_corrections_and_are_forgotten() {
         up(indicator("ema(12)", "IBM", OPEN, 2.5)),
     ];
     store.commit(&[closed(at(10) + 1, amended)]).await.unwrap();
+    store.settle().await.unwrap();
     let bars = "SELECT count(*) || ' ' || sum(close) FROM market_data";
     assert_eq!(place.rows(bars).await, ["100 5.05"]);
     assert_eq!(place.rows("SELECT value || '' FROM indicators").await, ["2.5"]);

@@ -224,7 +224,9 @@ impl Committer {
     }
 
     fn commit(&mut self, epochs: &[ClosedEpoch], notes: &[Note], runtime: &Handle) -> Result<Committed, StoreError> {
+        let acknowledged = self.acknowledge.take_acknowledged();
         if let Target::Store(store) = &mut self.target {
+            store.note_acknowledged(acknowledged);
             for note in notes.iter().filter(|note| !note.config.is_empty()) {
                 store.note_config(note.epoch, &note.config);
             }

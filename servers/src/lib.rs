@@ -19,6 +19,7 @@ mod net;
 mod postgres;
 mod process;
 mod prometheus;
+mod proxy;
 mod rabbitmq;
 mod redis;
 pub mod shared;
@@ -34,6 +35,7 @@ pub use jars::{KAFKA_VERSION, fetch as fetch_kafka};
 pub use kafka::Kafka;
 pub use postgres::Postgres;
 pub use prometheus::Prometheus;
+pub use proxy::Proxy;
 pub use rabbitmq::RabbitMq;
 pub use redis::Redis;
 

@@ -137,6 +137,22 @@ impl RabbitMq {
         self.create_vhost(name).unwrap_or_else(|error| panic!("{error}"))
     }
 
+    /// Publishes a JSON text to a queue or stream by the management interface, without an id; `vhost` as in its address.
+    ///
+    /// # Panics
+    ///
+    /// If the management interface refuses, or there is no such queue: it is for tests.
+    pub fn publish(&self, vhost: &str, queue: &str, json: &str) {
+        let escaped = json.replace('\\', "\\\\").replace('"', "\\\"");
+        let body = format!(
+            "{{\"properties\":{{\"content_type\":\"application/json\",\"delivery_mode\":2}},\"routing_key\":\"{queue}\",\
+             \"payload\":\"{escaped}\",\"payload_encoding\":\"string\"}}"
+        );
+        let answer = self.manage("POST", &format!("/api/exchanges/{}/amq.default/publish", net::percent(vhost)), &body);
+        let answer = answer.unwrap_or_else(|error| panic!("{error}"));
+        assert!(answer.contains("\"routed\":true"), "{queue}: {answer}");
+    }
+
     fn create_vhost(&self, name: &str) -> Result<String, ServerError> {
         let vhost = net::percent(name);
         let user = net::percent(&self.login.0);
@@ -149,7 +165,7 @@ impl RabbitMq {
         Ok(format!("{scheme}://{authority}/{vhost}"))
     }
 
-    fn manage(&self, method: &str, path: &str, body: &str) -> Result<(), ServerError> {
+    fn manage(&self, method: &str, path: &str, body: &str) -> Result<String, ServerError> {
         let failed = |message: String| ServerError::Failed {
             server: SERVER,
             what: format!("{method} {}{path}", self.management),
@@ -159,8 +175,8 @@ impl RabbitMq {
         let login = (self.login.0.as_str(), self.login.1.as_str());
         let answer = net::http(address, method, path, Some(login), body);
         match answer.map_err(|error| failed(error.to_string()))? {
-            (200..300, _) => Ok(()),
-            (404, _) if method == "DELETE" => Ok(()),
+            (200..300, body) => Ok(body),
+            (404, body) if method == "DELETE" => Ok(body),
             (status, body) => Err(failed(format!("HTTP {status} {body}"))),
         }
     }

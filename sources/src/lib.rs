@@ -15,13 +15,14 @@ pub mod rabbitmq;
 pub mod synthetic;
 
 use crossbeam_channel::SendTimeoutError;
-use marea_model::cursor::Fingerprint;
+use marea_model::cursor::{Fingerprint, MessageIdentity};
 use marea_model::time::Nanos;
 use marea_model::{ConfigUpdate, Partition, cursor};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// What a partition carries.
@@ -81,23 +82,60 @@ pub struct Resume {
     pub fingerprint: Option<Fingerprint>,
 }
 
-/// How far each partition is committed: told by the committer, asked by sources that acknowledge.
+/// What the committer and a source that acknowledges tell each other: how far each partition is committed, and which
+/// messages of those that the store remembers are acknowledged.
 #[derive(Clone, Debug, Default)]
-pub struct Committed(Arc<Mutex<BTreeMap<Partition, u64>>>);
+pub struct Committed(Arc<Mutex<Told>>);
+
+#[derive(Debug, Default)]
+struct Told {
+    uppers: BTreeMap<Partition, u64>,
+    unacknowledged: Vec<(Partition, u64, MessageIdentity)>,
+    acknowledged: Vec<(Partition, Range<u64>)>,
+}
 
 impl Committed {
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Everything before these offsets is committed.
     pub fn advance(&self, uppers: impl IntoIterator<Item = (Partition, u64)>) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.told();
         for (partition, upper) in uppers {
-            let known = all.entry(partition).or_default();
+            let known = told.uppers.entry(partition).or_default();
             *known = upper.max(*known);
         }
     }
 
     /// The first offset of a partition that is not committed; none if nothing is.
     pub fn upper(&self, partition: Partition) -> Option<u64> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&partition).copied()
+        self.told().uppers.get(&partition).copied()
+    }
+
+    /// Messages that were committed by the process before, and may not have been acknowledged.
+    pub fn remember(&self, messages: impl IntoIterator<Item = (Partition, u64, MessageIdentity)>) {
+        self.told().unacknowledged.extend(messages);
+    }
+
+    /// Those of a partition, each with its offset.
+    pub fn remembered(&self, partition: Partition) -> Vec<(u64, MessageIdentity)> {
+        let told = self.told();
+        let messages = told.unacknowledged.iter().filter(|(of, ..)| *of == partition);
+        messages.map(|(_, offset, identity)| (*offset, *identity)).collect()
+    }
+
+    /// The broker will not deliver these again.
+    pub fn acknowledged(&self, partition: Partition, mut offsets: Vec<u64>) {
+        offsets.sort_unstable();
+        let runs = offsets.chunk_by(|a, b| b - a <= 1);
+        let ranges = runs.filter_map(|run| Some((partition, *run.first()?..*run.last()? + 1)));
+        self.told().acknowledged.extend(ranges);
+    }
+
+    /// What was acknowledged since this was asked last.
+    pub fn take_acknowledged(&self) -> Vec<(Partition, Range<u64>)> {
+        std::mem::take(&mut self.told().acknowledged)
     }
 }
 

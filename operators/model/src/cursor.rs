@@ -152,6 +152,11 @@ pub struct PartitionMark {
     pub fingerprint: Option<Fingerprint>,
 }
 
+/// What tells a message from others where its broker gives it no place: a hash of all that its producer gave it, the same
+/// in every process.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct MessageIdentity(pub [u8; 16]);
+
 /// A message as it came, of a source that cannot be asked for it again.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RawMessage {
@@ -163,6 +168,8 @@ pub struct RawMessage {
     pub receive_time: Nanos,
     /// Its bytes.
     pub body: Vec<u8>,
+    /// What it is known by when it is delivered again; none of one that is acknowledged.
+    pub identity: Option<MessageIdentity>,
 }
 
 /// What a source sends: decoded records of one partition in order, and what it could not read.

@@ -2,7 +2,7 @@
 
 use crate::account::AccountSnapshot;
 use crate::bar::BarBody;
-use crate::cursor::{Cursor, PartitionMark, RawMessage};
+use crate::cursor::{Cursor, MessageIdentity, PartitionMark, RawMessage};
 use crate::live::ConfigUpdate;
 use crate::name::{Partition, Symbol};
 use crate::num::Amount;
@@ -41,4 +41,6 @@ pub struct Restoration {
     pub dead: BTreeSet<Cursor>,
     /// Messages that the source cannot be asked for again, by place.
     pub raw: Vec<RawMessage>,
+    /// Messages that may not have been acknowledged: by partition, with their offsets.
+    pub unacknowledged: Vec<(Partition, u64, MessageIdentity)>,
 }

@@ -407,6 +407,7 @@ fn a_log_that_is_another_one_begins_anew() {
         accounts: Vec::new(),
         dead: BTreeSet::new(),
         raw: Vec::new(),
+        unacknowledged: Vec::new(),
     };
     restoration.partitions.get_mut(&partition("p")).unwrap().upper = 501;
     // While it runs, and at a restart that finds it so.

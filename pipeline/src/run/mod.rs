@@ -217,6 +217,7 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
         }
         Target::Memory(_) => None,
     };
+    acknowledge.remember(restoration.iter().flat_map(|restoration| restoration.unacknowledged.iter().copied()));
     // While it stood by, or read the store, what it knew of policies may have become old: an old one may allow too much.
     if restoration.is_some() {
         live = match &live.watch {

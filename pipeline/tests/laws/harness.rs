@@ -178,6 +178,7 @@ impl Tables {
             accounts: self.accounts.values().cloned().collect(),
             dead: self.dead.iter().map(|(cursor, _)| *cursor).collect(),
             raw: Vec::new(),
+            unacknowledged: Vec::new(),
         })
     }
 

@@ -140,6 +140,20 @@ impl Running {
         }
     }
 
+    /// It stands still until it is resumed.
+    pub(crate) fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    pub(crate) fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -153,8 +167,7 @@ impl Running {
 
     /// Asks it to end, and waits until it has, well.
     pub(crate) fn terminate(mut self) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.signal("-TERM");
         let asked = Instant::now();
         let status = self.child.wait().unwrap();
         assert!(status.success(), "{status}:\n{}", self.log());

@@ -42,6 +42,7 @@ mod schema;
 mod sqlite;
 mod tables;
 mod target;
+mod unacknowledged;
 mod verify;
 mod writer;
 

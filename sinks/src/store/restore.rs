@@ -43,6 +43,7 @@ pub(crate) async fn restoration(
         accounts: ledger.accounts().map(|(snapshot, peak)| (snapshot.clone(), *peak)).collect(),
         dead: BTreeSet::new(),
         raw: Vec::new(),
+        unacknowledged: super::unacknowledged::load(link, named).await?,
     };
     let config = &mut restoration.config;
     link.each(named, CONFIG_EVENTS, &[], |row| {
@@ -84,6 +85,7 @@ pub(crate) async fn restoration(
             content_type: row.optional_text(2)?.map(str::to_owned),
             receive_time: row.int(3)?,
             body: row.bytes(4)?,
+            identity: None,
         });
         Ok(())
     })

@@ -5,6 +5,7 @@ use super::ledger::Plan;
 use super::tables::{
     ACCOUNTS, AMENDS, AUDIT, Action, Batch, CONFIG_EVENTS, DEAD_LETTERS, PARTITIONS, QUOTES, RAW_MESSAGES, STATE,
 };
+use super::unacknowledged::{self, UNACKNOWLEDGED};
 use super::{AuditEntry, AuditKey};
 use marea_model::live::ConfigUpdate;
 use marea_model::num::F64;
@@ -57,6 +58,7 @@ pub(crate) fn batches(plan: &Plan<'_>, config: &[(Epoch, ConfigUpdate)]) -> Vec<
         ),
         Batch::new(&PARTITIONS, Action::Upsert, plan.marks.values().map(partition_cells)),
         Batch::new(&RAW_MESSAGES, Action::InsertOnce, plan.raw.iter().map(|message| raw_message_cells(message))),
+        Batch::new(&UNACKNOWLEDGED, Action::InsertOnce, unacknowledged::rows(&plan.raw)),
         Batch::new(&QUOTES, Action::Upsert, quotes),
         Batch::new(&ACCOUNTS, Action::Upsert, accounts),
         Batch::new(&AMENDS, Action::InsertOnce, amends),

@@ -259,10 +259,11 @@ pub(crate) static CONFIG_EVENTS: Table = Table {
 };
 
 /// Every table that a store has.
-pub(crate) const NAMES: [&str; 16] = [
+pub(crate) const NAMES: [&str; 17] = [
     "pipeline",
     "partitions",
     "raw_messages",
+    "unacknowledged",
     "quotes",
     "accounts",
     "amends",

@@ -9,11 +9,12 @@ use super::rows::batches;
 use super::tables::Batch;
 use super::verify::{self, Difference};
 use super::{AuditEntry, Committed, LOGIC_VERSION, Standing, StoreError, StoreTarget};
-use super::{load, postgres, restore, schema, sqlite};
+use super::{load, postgres, restore, schema, sqlite, unacknowledged};
 use marea_model::live::ConfigUpdate;
 use marea_model::output::ClosedEpoch;
-use marea_model::{Epoch, Restoration, Timeframe};
+use marea_model::{Epoch, Partition, Restoration, Timeframe};
 use std::fs::File;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// How long PostgreSQL may take to see that a writer has left.
@@ -42,6 +43,8 @@ pub struct Store {
     behind: Behind,
     /// Changes of the configuration that wait for the commit of their epoch.
     config: Vec<(Epoch, ConfigUpdate)>,
+    /// Messages that were acknowledged, to be forgotten in the next commit.
+    acknowledged: Vec<(Partition, Range<u64>)>,
     /// What commits added to the audit that failed, and had landed after all: the next one that succeeds returns it.
     landed: Vec<AuditEntry>,
     /// How long PostgreSQL may take to commit, beside a millisecond a row.
@@ -126,8 +129,21 @@ impl Store {
         let ledger = take_over(&mut link, &named).await?;
         let Standing { generation, last_seq, upper, .. } = *ledger.standing();
         let reader = Reader::new(&target, named.clone(), READERS, generation, last_seq)?;
-        let (link, behind, config, landed) = (Some(link), Behind::new(upper), Vec::new(), Vec::new());
-        Ok(Store { target, named, link, _lock: lock, reader, ledger, behind, config, landed, patience: COMMIT })
+        let (link, behind, landed) = (Some(link), Behind::new(upper), Vec::new());
+        let (config, acknowledged) = (Vec::new(), Vec::new());
+        Ok(Store {
+            target,
+            named,
+            link,
+            _lock: lock,
+            reader,
+            ledger,
+            behind,
+            config,
+            acknowledged,
+            landed,
+            patience: COMMIT,
+        })
     }
 
     /// Where the run that a store holds stands: its upper. None if there is no store, or no run in it yet. Only reads:
@@ -170,6 +186,11 @@ impl Store {
     /// Changes of the live configuration that took effect in `epoch`: they are written in its transaction.
     pub fn note_config(&mut self, epoch: Epoch, updates: &[ConfigUpdate]) {
         self.config.extend(updates.iter().map(|update| (epoch, update.clone())));
+    }
+
+    /// The broker will not deliver these committed messages again: the next commit forgets what they are known by.
+    pub fn note_acknowledged(&mut self, ranges: Vec<(Partition, Range<u64>)>) {
+        self.acknowledged.extend(ranges);
     }
 
     /// All that a restart begins with, as of the last committed epoch; none if there is none. `base` is the timeframe of
@@ -234,7 +255,7 @@ impl Store {
         (plan.standing.metrics_upper, plan.standing.indicators_low) = late;
         let upper = plan.standing.upper;
         let config = &self.config[..self.config.partition_point(|(epoch, _)| *epoch < upper)];
-        let writing = write(&mut link, &self.named, self.ledger.standing(), &plan, config);
+        let writing = write(&mut link, &self.named, self.ledger.standing(), &plan, config, &self.acknowledged);
         if self.named.is_postgres {
             let limit = self.patience + Duration::from_millis(plan.rows.len() as u64);
             postgres::within(limit, &self.named, "committing", async { Ok(writing.await) }).await??;
@@ -244,6 +265,7 @@ impl Store {
         let accepted = plan.accepted();
         self.link = Some(link);
         self.config.retain(|(epoch, _)| *epoch >= upper);
+        self.acknowledged.clear();
         let mut committed = self.ledger.accept(accepted);
         self.behind.gather(epochs);
         if !self.landed.is_empty() {
@@ -475,6 +497,7 @@ async fn write(
     before: &Standing,
     plan: &Plan<'_>,
     config: &[(Epoch, ConfigUpdate)],
+    acknowledged: &[(Partition, Range<u64>)],
 ) -> Result<(), StoreError> {
     let error = |error: sqlx::Error| named.error(&error);
     let after = &plan.standing;
@@ -513,5 +536,6 @@ async fn write(
             Link::Postgres(session) => postgres::forget(session, &lows).await.map_err(error)?,
         }
     }
+    unacknowledged::forget(link, acknowledged).await.map_err(error)?;
     link.commit().await.map_err(error)
 }

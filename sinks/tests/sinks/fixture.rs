@@ -198,6 +198,7 @@ pub fn dead_letter(offset: u64, reason: Reason, original: &[u8]) -> DeadLetter {
 /// A message of a source that cannot be asked for it again.
 pub(crate) fn raw_message(partition: &str, offset: u64) -> RawMessage {
     RawMessage {
+        identity: None,
         cursor: Cursor { partition: Partition::new(partition).unwrap(), offset, row: 0 },
         content_type: Some("a/b".to_owned()),
         receive_time: 5,

@@ -6,10 +6,10 @@
 //! | after a restart | read again from any offset | never again: each message is handed over with its bytes as well, for the store |
 //! | acknowledged | when handed over; it only asks for more | when the epoch that holds the message is committed, never before |
 //! | from the broker | every record, in order | every message at least once |
-//! | with the store | exactly once | exactly once by identity: a redelivery is known by message id and bytes within a connection's successor, by the identity of its ticks after a restart |
+//! | with the store | exactly once | exactly once: a redelivery of what was committed is known by its properties and bytes, also after a restart, acknowledged and dropped (see `deliveries`) |
 //! | order | the order of the stream | the order of the queue; redelivered messages go back to their place where the broker can (quorum: to the front), so they may come behind later ones |
 //!
-//! **Partition**: `rabbitmq:{vhost}/{name}`. Offsets of a stream may jump without loss, where the broker keeps its own books
+//! **Partition**: `rabbitmq:{kind}:{vhost}/{name}`, so that a store that was filled from the one is refused for the other. Offsets of a stream may jump without loss, where the broker keeps its own books
 //! in it.
 //!
 //! **Gaps.** Before a stream is read on, and whenever offsets jump, the broker is asked what it has. A first record behind the
@@ -34,6 +34,7 @@
 //! **At its end** a partition is when the broker has nothing that was not handed over: of a queue by its number of ready
 //! messages, of a stream by its last record. Asked when idle, every 100 ms at most.
 
+mod deliveries;
 mod session;
 mod state;
 #[cfg(test)]
@@ -147,7 +148,7 @@ impl RabbitConfig {
             if name.is_empty() || name.len() > 255 {
                 wrong.push(format!("{key}: must have 1 to 255 bytes, and has {}", name.len()));
             } else if let Some(uri) = &uri
-                && let Err(error) = partition(uri, name)
+                && let Err(error) = partition(uri, self.kind, name)
             {
                 wrong.push(format!("{key}: {error}"));
             }
@@ -223,8 +224,8 @@ fn address(url: &str) -> Result<AMQPUri, String> {
     Ok(uri)
 }
 
-fn partition(uri: &AMQPUri, name: &str) -> Result<Partition, String> {
-    Partition::new(&format!("rabbitmq:{}/{name}", uri.vhost)).map_err(|error| error.to_string())
+fn partition(uri: &AMQPUri, kind: RabbitKind, name: &str) -> Result<Partition, String> {
+    Partition::new(&format!("rabbitmq:{kind}:{}/{name}", uri.vhost)).map_err(|error| error.to_string())
 }
 
 /// Why the source ended. What can be retried is retried within: each of these is for the operator.
@@ -268,6 +269,16 @@ pub enum RabbitError {
         configured: RabbitKind,
         /// As it is.
         found: RabbitKind,
+    },
+    /// The store holds what was read from somewhere else.
+    #[error(
+        "the store holds a run that has read {found}, and the configuration asks for {configured}: set kind, vhost and names as they were, or name another store"
+    )]
+    OtherSource {
+        /// What was read.
+        found: Partition,
+        /// What is configured.
+        configured: String,
     },
     /// The stream no longer has what is needed.
     #[error(
@@ -356,9 +367,22 @@ pub fn open(
     let mut feeds = Vec::new();
     let accounts = config.accounts.iter().map(|name| (name, Carries::Accounts));
     for (name, carries) in std::iter::once((&config.name, Carries::Ticks)).chain(accounts) {
-        let partition = partition(&address.uri, name).map_err(|reason| RabbitError::Config(vec![reason]))?;
+        let partition =
+            partition(&address.uri, config.kind, name).map_err(|reason| RabbitError::Config(vec![reason]))?;
         let resume = resume.iter().find(|resume| resume.partition == partition).copied();
-        feeds.push((name.clone(), State::new(partition, config.kind, carries, decoder.clone(), resume)));
+        let mut state = State::new(partition, config.kind, carries, decoder.clone(), resume);
+        if let (RabbitKind::Queue, Some(resume)) = (config.kind, resume) {
+            // What comes again of it is acknowledged at once.
+            committed.advance([(partition, resume.upper)]);
+            state.deliveries.expect(committed.remembered(partition));
+        }
+        feeds.push((name.clone(), state));
+    }
+    let strange = resume.iter().find(|resume| feeds.iter().all(|(_, state)| state.partition() != resume.partition));
+    if let Some(Resume { partition: found, .. }) = strange {
+        let configured = feeds.iter().map(|(_, state)| state.partition().to_string());
+        let configured = configured.collect::<Vec<_>>().join(" and ");
+        return Err(RabbitError::OtherSource { found: *found, configured });
     }
     Ok(Rabbit { config, address, feeds, committed, lags })
 }

@@ -88,6 +88,8 @@ pub(super) struct Session<'a> {
     stop: &'a Stop,
     /// Whether this connection came so far that its deliveries were read.
     pumping: bool,
+    /// When this connection began.
+    connected: Instant,
 }
 
 impl<'a> Session<'a> {
@@ -95,7 +97,7 @@ impl<'a> Session<'a> {
         let Rabbit { config, address, feeds, committed, lags } = rabbit;
         let feed = |(name, state)| Feed { name, state, finished: false, broken: 0, missing: false, last: None };
         let feeds = feeds.into_iter().map(feed).collect();
-        Session { config, address, feeds, committed, lags, out, stop, pumping: false }
+        Session { config, address, feeds, committed, lags, out, stop, pumping: false, connected: Instant::now() }
     }
 
     pub(super) async fn run(mut self) -> Result<(), RabbitError> {
@@ -103,6 +105,7 @@ impl<'a> Session<'a> {
         let mut lost = false;
         loop {
             let begun = Instant::now();
+            self.connected = begun;
             let result = match self.connect().await {
                 Ok(connection) => {
                     if std::mem::take(&mut lost) {
@@ -141,6 +144,16 @@ impl<'a> Session<'a> {
                 return Ok(());
             }
             wait = (wait * 2).min(BACKOFF.1);
+        }
+    }
+
+    /// How long a broker may take to see that a connection before this one is gone, which it does after two or three
+    /// missed heartbeats: until then it may deliver what that one has not acknowledged. Without heartbeats TCP's own two
+    /// hours count.
+    fn forget_after(&self) -> Duration {
+        match self.address.uri.query.heartbeat {
+            Some(seconds) if seconds > 0 => 3 * Duration::from_secs(seconds.into()) + Duration::from_mins(1),
+            _ => Duration::from_hours(3),
         }
     }
 
@@ -416,7 +429,7 @@ impl<'a> Session<'a> {
                 self.look(connection, index, link).await?;
                 self.finish(index, link).await?;
             }
-            if self.feeds.iter().all(|feed| feed.finished && feed.state.unacked() == 0) {
+            if self.feeds.iter().all(|feed| feed.finished && feed.state.deliveries.unacked() == 0) {
                 return Ok(());
             }
             if self.stop.is_stopped() {
@@ -489,7 +502,7 @@ impl<'a> Session<'a> {
     async fn acknowledge(&mut self, links: &[Link], obey: bool) -> Result<(), Halt> {
         for (feed, link) in self.feeds.iter_mut().zip(links) {
             let Some(committed) = self.committed.upper(feed.state.partition()) else { continue };
-            let Some(tag) = feed.state.take_acks(committed) else { continue };
+            let Some(tag) = feed.state.deliveries.take_acks(committed) else { continue };
             let ack = link.channel.basic_ack(tag, BasicAckOptions { multiple: true });
             let result = if obey {
                 tokio::select! {
@@ -515,9 +528,15 @@ impl<'a> Session<'a> {
         }
         let (records, ended) = match self.config.kind {
             RabbitKind::Queue => {
+                let acked = feed.state.deliveries.last_acked();
                 let ready = self.ask(passive(&link.channel, &feed.name)).await?;
                 // What the queue sent before its answer may still be with the channel: it comes before the next answer.
                 self.ask(passive(&link.channel, &feed.name)).await?;
+                // A channel does one thing after the other: the acknowledgements before the question have arrived.
+                if let Some(tag) = acked {
+                    let settled = self.feeds[index].state.deliveries.settle(tag);
+                    self.committed.acknowledged(self.feeds[index].state.partition(), settled);
+                }
                 (u64::from(ready), ready == 0)
             }
             RabbitKind::Stream => {
@@ -530,14 +549,18 @@ impl<'a> Session<'a> {
         if link.next.is_none() {
             link.next = link.consumer.as_mut().and_then(|consumer| consumer.next().now_or_never());
         }
+        let forgets = ended && link.next.is_none() && self.connected.elapsed() >= self.forget_after();
         let feed = &mut self.feeds[index];
+        if forgets {
+            self.committed.acknowledged(feed.state.partition(), feed.state.deliveries.forget());
+        }
         let lag = Lag { records, event_time: feed.state.event_time() };
         self.lags.set(feed.state.partition(), lag);
         if ended
             && link.next.is_none()
             && let Some(batch) = feed.state.reach_end(wall_now())
         {
-            debug!(partition = %batch.partition, upper = batch.upper, redelivered = feed.state.redelivered(), "at its end");
+            debug!(partition = %batch.partition, upper = batch.upper, redelivered = feed.state.deliveries.redelivered(), "at its end");
             self.hand_over(Input::Batch(batch)).await?;
         }
         Ok(())
@@ -636,6 +659,7 @@ fn message(delivery: Delivery) -> Message {
         content_type: properties.content_type().as_ref().map(|text| text.as_str().to_owned()),
         message_id: properties.message_id().as_ref().map(|text| text.as_str().to_owned()),
         timestamp: *properties.timestamp(),
+        redelivered: delivery.redelivered,
         body: delivery.data,
     }
 }

@@ -1,18 +1,16 @@
 //! What a source of one queue or stream knows, without I/O: deliveries in, batches and acknowledgements out.
 
 use super::RabbitKind;
+use super::deliveries::Deliveries;
 use crate::message;
 use crate::{BATCH_ROWS, Carries, Resume};
 use marea_model::codec::{Decoded, Decoder};
-use marea_model::cursor::{Batch, Fingerprint, RawMessage, Reason};
+use marea_model::cursor::{Batch, Fingerprint, MessageIdentity, RawMessage, Reason};
 use marea_model::time::Nanos;
 use marea_model::{Cursor, DeadLetter, Partition};
-use std::collections::{HashMap, VecDeque};
 
 /// The most bytes of messages in a batch.
 const BATCH_BYTES: usize = 4 << 20;
-/// Committed messages whose identity is remembered, so that their redelivery is known.
-const REMEMBERED: usize = 100_000;
 
 /// One delivery.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +23,8 @@ pub(super) struct Message {
     pub(super) message_id: Option<String>,
     /// Seconds since 1970.
     pub(super) timestamp: Option<u64>,
+    /// Whether the broker may have delivered it before.
+    pub(super) redelivered: bool,
     pub(super) body: Vec<u8>,
 }
 
@@ -34,9 +34,18 @@ impl Message {
         let seconds = self.timestamp.and_then(|s| i64::try_from(s).ok()).unwrap_or(0);
         Fingerprint { offset, timestamp_ms: seconds.saturating_mul(1000), hash: hash(&self.body) }
     }
+
+    /// What tells it from other messages of a queue.
+    fn identity(&self) -> MessageIdentity {
+        let properties = format!("{:?} {:?} {:?}", self.content_type, self.message_id, self.timestamp);
+        let mut identity = [0; 16];
+        identity[..8].copy_from_slice(&hash(properties.as_bytes()).to_be_bytes());
+        identity[8..].copy_from_slice(&hash(&self.body).to_be_bytes());
+        MessageIdentity(identity)
+    }
 }
 
-/// FNV-1a with a final mix: committed fingerprints hold it, so it stays as it is.
+/// FNV-1a with a final mix: committed fingerprints and identities hold it, so it stays as it is.
 fn hash(bytes: &[u8]) -> u64 {
     let fnv = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
     (fnv ^ (fnv >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
@@ -97,13 +106,8 @@ pub(super) struct State {
     proof: Option<Fingerprint>,
     /// The greatest tag that is in the batch, and was not acknowledged: of a stream.
     credit: Option<u64>,
-    /// Deliveries of this connection that are not acknowledged, with their offsets: of a queue.
-    unacked: VecDeque<(u64, u64)>,
-    /// The offsets of the messages with an id that were handed over.
-    known: HashMap<(u64, u64), u64>,
-    /// The same in the order of their offsets.
-    order: VecDeque<((u64, u64), u64)>,
-    redelivered: u64,
+    /// What was delivered of a queue.
+    pub(super) deliveries: Deliveries,
     /// Whether a message was left to the broker, on this connection.
     beyond: bool,
     at_end: bool,
@@ -139,10 +143,7 @@ impl State {
             end: None,
             proof: resume.and_then(|resume| resume.fingerprint),
             credit: None,
-            unacked: VecDeque::new(),
-            known: HashMap::new(),
-            order: VecDeque::new(),
-            redelivered: 0,
+            deliveries: Deliveries::default(),
             beyond: false,
             at_end: false,
             event_time: None,
@@ -180,11 +181,6 @@ impl State {
     /// The greatest event time that was read.
     pub(super) fn event_time(&self) -> Option<Nanos> {
         self.event_time
-    }
-
-    /// Deliveries that were handed over before.
-    pub(super) fn redelivered(&self) -> u64 {
-        self.redelivered
     }
 
     /// Reads no further than here.
@@ -280,15 +276,12 @@ impl State {
     }
 
     fn take_message(&mut self, message: Message, receive_time: Nanos) -> Took {
-        // Two messages that share an id are told apart by their bytes: not every producer's ids are unique.
-        let key = message.message_id.as_ref().map(|id| (hash(id.as_bytes()), hash(&message.body)));
         // Acknowledging one acknowledges all before it, so nothing is taken behind what was left to the broker.
         if self.beyond {
             return Took::Beyond;
         }
-        if let Some(offset) = key.and_then(|key| self.known.get(&key)) {
-            self.unacked.push_back((message.tag, *offset));
-            self.redelivered += 1;
+        let (identity, has_id) = (message.identity(), message.message_id.is_some());
+        if self.deliveries.is_known(message.tag, identity, message.redelivered, has_id) {
             return Took::Known;
         }
         if self.is_done() {
@@ -298,14 +291,10 @@ impl State {
         let offset = self.position;
         self.decode(&message, offset, receive_time);
         self.position += 1;
-        self.unacked.push_back((message.tag, offset));
-        if let Some(key) = key {
-            self.known.insert(key, offset);
-            self.order.push_back((key, offset));
-        }
+        self.deliveries.add(message.tag, offset, identity, has_id);
         let cursor = Cursor { partition: self.partition, offset, row: 0 };
         let Message { content_type, body, .. } = message;
-        self.raw.push(RawMessage { cursor, content_type, receive_time, body });
+        self.raw.push(RawMessage { cursor, content_type, receive_time, body, identity: Some(identity) });
         Took::In
     }
 
@@ -378,31 +367,10 @@ impl State {
         self.credit.take()
     }
 
-    /// The tag up to which a queue's deliveries are committed.
-    pub(super) fn take_acks(&mut self, committed: u64) -> Option<u64> {
-        let mut tag = None;
-        while let Some((first, _)) = self.unacked.front().filter(|(_, offset)| *offset < committed) {
-            tag = Some(*first);
-            self.unacked.pop_front();
-        }
-        while self.order.len() > REMEMBERED
-            && let Some((key, _)) = self.order.front().filter(|(_, offset)| *offset < committed)
-        {
-            self.known.remove(key);
-            self.order.pop_front();
-        }
-        tag
-    }
-
-    /// Deliveries that wait for their commit.
-    pub(super) fn unacked(&self) -> usize {
-        self.unacked.len()
-    }
-
     /// The connection is gone, and its tags with it: what was not acknowledged comes again.
     pub(super) fn disconnect(&mut self) {
         self.credit = None;
-        self.unacked.clear();
+        self.deliveries.disconnect();
         self.beyond = false;
         if self.kind == RabbitKind::Queue {
             self.end = None;

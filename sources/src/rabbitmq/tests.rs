@@ -166,9 +166,9 @@ fn a_queue_acknowledges_what_is_committed_and_no_more() {
     }
     let steps = [(0, None), (1, Some(1)), (1, None), (4, Some(4)), (9, Some(5)), (9, None)];
     for (committed, tag) in steps {
-        assert_eq!(state.take_acks(committed), tag, "{committed}");
+        assert_eq!(state.deliveries.take_acks(committed), tag, "{committed}");
     }
-    assert_eq!(state.unacked(), 0);
+    assert_eq!(state.deliveries.unacked(), 0);
 }
 
 #[test]
@@ -177,20 +177,113 @@ fn a_redelivery_is_bound_to_the_offset_it_had() {
     for (tag, id) in [(1, "a"), (2, "b"), (3, "c")] {
         state.take(of_queue(tag, id, tag), NOW);
     }
-    assert_eq!(state.take_acks(1), Some(1));
+    assert_eq!(state.deliveries.take_acks(1), Some(1));
     assert_eq!(offsets(&mut state), [0, 1, 2]);
     state.disconnect();
-    assert_eq!(state.unacked(), 0);
+    assert_eq!(state.deliveries.unacked(), 0);
 
     // The acknowledgement of `a` was lost. `d` is new, and comes before `c`.
     let again = [(1, "a", 1, Took::Known), (2, "b", 2, Took::Known), (3, "d", 4, Took::In), (4, "c", 3, Took::Known)];
     for (tag, id, seq, took) in again {
         assert_eq!(state.take(of_queue(tag, id, seq), NOW), took, "{id}");
     }
-    assert_eq!((offsets(&mut state), state.redelivered()), (vec![3], 3));
+    assert_eq!((offsets(&mut state), state.deliveries.redelivered()), (vec![3], 3));
     // Tags are acknowledged in their order: `c` waits for `d`.
     for (committed, tag) in [(1, Some(1)), (2, Some(2)), (3, None), (4, Some(4))] {
-        assert_eq!(state.take_acks(committed), tag, "{committed}");
+        assert_eq!(state.deliveries.take_acks(committed), tag, "{committed}");
+    }
+}
+
+fn again(message: Message) -> Message {
+    Message { redelivered: true, ..message }
+}
+
+#[test]
+fn a_redelivery_without_an_id_is_known_by_its_bytes() {
+    let mut state = state(RabbitKind::Queue, None);
+    // Two are equal, as rejects may be: interchangeable, so their number counts.
+    for (tag, seq) in [(1, 1), (2, 2), (3, 2), (4, 3)] {
+        assert_eq!(state.take(of_queue(tag, "", seq), NOW), Took::In);
+    }
+    assert_eq!(state.deliveries.take_acks(2), Some(2));
+    assert_eq!(offsets(&mut state), [0, 1, 2, 3]);
+    state.disconnect();
+    let steps = [
+        (again(of_queue(1, "", 2)), Took::Known),
+        (of_queue(2, "", 2), Took::In),
+        (again(of_queue(3, "", 2)), Took::Known),
+        (again(of_queue(4, "", 2)), Took::In),
+        (again(of_queue(5, "", 9)), Took::In),
+        (again(of_queue(6, "", 3)), Took::Known),
+    ];
+    for (message, took) in steps {
+        assert_eq!(state.take(message.clone(), NOW), took, "{message:?}");
+    }
+    assert_eq!((offsets(&mut state), state.deliveries.redelivered()), (vec![4, 5, 6], 3));
+}
+
+#[test]
+fn what_a_process_before_committed_does_not_come_twice() {
+    let mut first = state(RabbitKind::Queue, None);
+    for tag in 1..4 {
+        first.take(of_queue(tag, if tag == 2 { "id" } else { "" }, tag), NOW);
+    }
+    let messages = first.batch(NOW).unwrap().raw;
+    assert_eq!(first.deliveries.take_acks(1), Some(1));
+    assert_eq!(first.deliveries.last_acked(), Some(1));
+    assert_eq!(first.deliveries.settle(1), [0]);
+    assert_eq!(first.deliveries.last_acked(), None);
+
+    let mut state = state(RabbitKind::Queue, Some((0, 3, None)));
+    state.deliveries.expect(messages[1..].iter().map(|raw| (raw.cursor.offset, raw.identity.unwrap())));
+    // The broker does not say that the one with an id comes again; and another one came behind it.
+    let steps = [
+        (of_queue(1, "id", 2), Took::Known),
+        (again(of_queue(2, "", 7)), Took::In),
+        (again(of_queue(3, "", 3)), Took::Known),
+        (again(of_queue(4, "", 3)), Took::In),
+    ];
+    for (message, took) in steps {
+        assert_eq!(state.take(message.clone(), NOW), took, "{message:?}");
+    }
+    assert_eq!(offsets(&mut state), [3, 4]);
+    assert_eq!(state.deliveries.take_acks(3), Some(1), "it is committed");
+    assert_eq!(state.deliveries.take_acks(5), Some(4));
+    assert_eq!(state.deliveries.settle(4), [1, 3, 2, 4]);
+}
+
+#[test]
+fn what_does_not_come_again_is_forgotten_some_time() {
+    let mut state = state(RabbitKind::Queue, None);
+    state.take(of_queue(1, "", 1), NOW);
+    state.disconnect();
+    assert_eq!(state.deliveries.forget(), [0]);
+    assert_eq!(state.deliveries.forget(), [0_u64; 0]);
+    assert_eq!(state.take(again(of_queue(1, "", 1)), NOW), Took::In);
+}
+
+#[test]
+fn acknowledgements_are_told_as_ranges() {
+    let committed = Committed::default();
+    let partition = Partition::new("q").unwrap();
+    committed.acknowledged(partition, vec![5, 3, 4, 9, 9]);
+    committed.acknowledged(partition, vec![]);
+    assert_eq!(committed.take_acknowledged(), [(partition, 3..6), (partition, 9..10)]);
+    assert_eq!(committed.take_acknowledged(), []);
+}
+
+#[test]
+fn a_store_of_another_queue_is_refused() {
+    let config = RabbitConfig::new("amqp://u:p@h/v", "t", RabbitKind::Queue);
+    let resume = |name: &str| {
+        let partition = Partition::new(name).unwrap();
+        vec![Resume { partition, low: 0, upper: 5, fingerprint: None }]
+    };
+    let open = |name| open(config.clone(), decoder(), resume(name), Committed::default(), Lags::default());
+    assert!(open("rabbitmq:queue:v/t").is_ok());
+    for other in ["rabbitmq:stream:v/t", "rabbitmq:queue:w/t"] {
+        let error = open(other).unwrap_err().to_string();
+        assert!(error.contains(other) && error.contains("rabbitmq:queue:v/t"), "{error}");
     }
 }
 
@@ -213,7 +306,8 @@ fn what_is_remembered_is_bounded_by_what_is_committed() {
         state.take(message, NOW);
         state.batch(NOW);
     }
-    state.take_acks(4);
+    state.deliveries.take_acks(4);
+    state.deliveries.settle(4);
     state.disconnect();
     let again =
         |state: &mut State, seq: u64| state.take(Message { body: vec![b'x'], ..of_queue(1, &seq.to_string(), 0) }, NOW);
@@ -228,7 +322,7 @@ fn a_queue_ends_after_as_many_as_there_were() {
     let took: Vec<Took> = (1..4).map(|tag| state.take(of_queue(tag, "", tag), NOW)).collect();
     assert_eq!(took, [Took::In, Took::In, Took::Beyond]);
     assert!(state.is_done());
-    assert_eq!(state.take_acks(100), Some(2), "what lies behind the end is not acknowledged");
+    assert_eq!(state.deliveries.take_acks(100), Some(2), "what lies behind the end is not acknowledged");
 }
 
 /// An acknowledgement stands for all deliveries before it.
@@ -348,7 +442,7 @@ fn an_address_is_what_it_says() {
     assert_eq!((uri.authority.host.as_str(), uri.authority.port, uri.vhost.as_str()), ("::1", 5673, "a/b"));
     assert_eq!((uri.authority.userinfo.username.as_str(), uri.query.heartbeat), ("u@x", Some(HEARTBEAT_S)));
     assert_eq!(address("amqp://u:p@h?heartbeat=3").unwrap().query.heartbeat, Some(3));
-    assert_eq!(partition(&uri, "t").unwrap().as_str(), "rabbitmq:a/b/t");
+    assert_eq!(partition(&uri, RabbitKind::Stream, "t").unwrap().as_str(), "rabbitmq:stream:a/b/t");
     let root = address("amqp://u:p@h").unwrap();
-    assert_eq!(partition(&root, "t").unwrap().as_str(), "rabbitmq://t");
+    assert_eq!(partition(&root, RabbitKind::Queue, "t").unwrap().as_str(), "rabbitmq:queue://t");
 }

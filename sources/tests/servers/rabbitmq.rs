@@ -290,7 +290,7 @@ fn a_stream_is_read_to_its_end_and_read_again() {
         assert_eq!(run.seqs(), (0..600).collect::<Vec<_>>());
         assert_eq!(offsets(&run), (0..501).collect::<Vec<_>>());
         assert_eq!(run.ticks[599].0.row, 99);
-        assert_eq!(run.ticks[599].0.partition.as_str(), "rabbitmq:round_stream/t");
+        assert_eq!(run.ticks[599].0.partition.as_str(), "rabbitmq:stream:round_stream/t");
         assert_eq!(run.fingerprint.unwrap().offset, 500);
         assert!(run.raw.is_empty(), "a stream can be asked again");
         assert_eq!(run.finished, run.started);
@@ -305,7 +305,7 @@ fn a_queue_is_read_to_its_end_and_is_empty_then() {
         producer.declare("t", kind, &[]);
         some_of_both(&producer);
         let mut run = Run::new(until_end(queue(&url)), vec![]);
-        let partition: Partition = format!("rabbitmq:round_{kind}/t").parse().unwrap();
+        let partition: Partition = format!("rabbitmq:queue:round_{kind}/t").parse().unwrap();
         run.end().unwrap();
         assert_eq!(run.seqs(), (0..600).collect::<Vec<_>>());
         assert_eq!(offsets(&run), (0..501).collect::<Vec<_>>());

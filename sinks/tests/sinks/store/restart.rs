@@ -2,13 +2,15 @@
 
 use super::{Place, UNIT, amend, everything, on_both, snapshot};
 use crate::fixture::*;
+use marea_model::cursor::MessageIdentity;
 use marea_model::live::ConfigUpdate;
 use marea_model::num::{Amount, F64, Price};
 use marea_model::output::{Change, ClosedEpoch, Key, MetricsWindow, Totals};
 use marea_model::recommendation::Action;
 use marea_model::time::SECOND;
 use marea_model::{
-    Bar, BlockReason, Cursor, Nanos, Output, Partition, PartitionMark, Progress, Quote, Reason, Timeframe, TradeRow,
+    Bar, BlockReason, Cursor, Nanos, Output, Partition, PartitionMark, Progress, Quote, RawMessage, Reason, Timeframe,
+    TradeRow,
 };
 use marea_sinks::store::StoreTarget;
 use marea_sinks::{Store, StoreError};
@@ -17,6 +19,7 @@ use std::time::Duration;
 on_both! {
     a_restart_begins_with_all_that_stands,
     nothing_is_to_be_restored_before_the_first_commit,
+    what_may_be_delivered_again_is_known_until_it_is_acknowledged,
     an_account_keeps_its_greatest_snapshot_and_its_peak,
     the_same_state_differs_in_nothing,
     every_difference_is_found_and_mended,
@@ -104,6 +107,25 @@ async fn a_restart_begins_with_all_that_stands(place: Place) {
     assert_eq!(cursors, ["a@5.7", "a@8"]);
     assert_eq!(restored.raw, [raw_message("queue", 1), raw_message("queue", 2)]);
     assert_eq!(store.restoration(Timeframe::H1).await.unwrap().unwrap().sealed.bars, []);
+}
+
+async fn what_may_be_delivered_again_is_known_until_it_is_acknowledged(place: Place) {
+    let queue = Partition::new("queue").unwrap();
+    let identity = |offset| MessageIdentity([u8::try_from(offset).unwrap(); 16]);
+    let message = |offset| RawMessage { identity: Some(identity(offset)), ..raw_message("queue", offset) };
+    let mut store = Store::open(place.target()).await.unwrap();
+    let mut first = closed(epoch_at(0), vec![]);
+    first.raw = (0..6).map(message).collect();
+    // Nothing is asked for again of what has sealed, acknowledged or not.
+    first.marks = vec![PartitionMark { partition: queue, low: 6, upper: 6, greatest: None, fingerprint: None }];
+    store.commit(&[first]).await.unwrap();
+    store.note_acknowledged(vec![(queue, 0..2), (queue, 4..5)]);
+    store.commit(&[closed(epoch_at(1), vec![])]).await.unwrap();
+    store.close().await.unwrap();
+    let mut store = Store::open(place.target()).await.unwrap();
+    let restored = store.restoration(Timeframe::M1).await.unwrap().unwrap();
+    assert_eq!(restored.unacknowledged, [2, 3, 5].map(|offset| (queue, offset, identity(offset))));
+    assert_eq!(restored.raw, []);
 }
 
 async fn nothing_is_to_be_restored_before_the_first_commit(place: Place) {

@@ -335,7 +335,7 @@ fn nothing_behind_what_was_left_to_the_broker_is_acknowledged() {
     let deliveries = [of_queue(1, "b", 2), of_queue(2, "c", 3), of_queue(3, "a", 1)];
     let took: Vec<Took> = deliveries.into_iter().map(|delivery| state.take(delivery, NOW)).collect();
     assert_eq!(took, [Took::In, Took::Beyond, Took::Beyond]);
-    assert_eq!(state.take_acks(100), Some(1), "the second one is still the broker's");
+    assert_eq!(state.deliveries.take_acks(100), Some(1), "the second one is still the broker's");
 }
 
 #[test]

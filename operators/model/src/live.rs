@@ -9,6 +9,8 @@
 //! | `/marea/strategies/{id}` | JSON of a strategy | there is no such strategy |
 //! | `/marea/instruments/{symbol or default}` | JSON of an instrument | the instrument of the start stays |
 //!
+//! | `/marea/gaps/{partition}` | a note of the pipeline: records that were lost | – |
+//!
 //! ¹ A name that is none is listed as a problem. A list that cannot be read: its last accounts stand, POLICY_INVALID.
 //!
 //! ² Half a window (a start without an end, or the reverse): NO_TRADE_WINDOW at once.
@@ -79,6 +81,10 @@ impl ConfigUpdate {
         }
     }
 }
+
+/// Keys of notes start so: what was lost of a partition, and accepted. They stand among the changes of the live
+/// configuration, in the epoch in which it happened, and configure nothing.
+pub const GAPS: &str = "/marea/gaps/";
 
 /// The longest value that is read, in bytes.
 pub const MAX_VALUE_BYTES: usize = 1_000_000;
@@ -289,6 +295,9 @@ impl LiveConfig {
             ConfigUpdate::Put { key, value, revision } => (key, Some((value, *revision))),
             ConfigUpdate::Delete { key, .. } => (key, None),
         };
+        if key.starts_with(GAPS) {
+            return Touched::Nothing;
+        }
         let slot = Slot::read(key);
         let was_enabled = self.trading_enabled();
         if !self.write(&slot, key, put) {

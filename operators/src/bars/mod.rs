@@ -256,7 +256,8 @@ struct SymbolState {
     /// The open times of `amends` that have not sealed.
     unsealed_amends: BTreeSet<Nanos>,
     quote: Option<Quote>,
-    /// The last price accepted, in order of arrival, of those that its bars are made of.
+    /// The last price accepted, in order of arrival, of those that its bars are made of. After a restart without ticks of
+    /// it, the close of its last bar: another one only where its last tick came late or was corrected.
     last_price: Option<Price>,
     /// Whether a record of it was ever accepted.
     seen: bool,
@@ -780,6 +781,8 @@ impl Bars {
         for (symbol, open_time, body) in &sealed.bars {
             if let Some((state, shared)) = self.number(*symbol) {
                 state.appear(shared);
+                // By open time: the last one stays. What is read once more comes after it.
+                state.last_price = Some(body.close);
                 shared.sealed.push(BarUpsert { symbol: *symbol, open_time: *open_time, body: Some(*body) });
             }
         }

@@ -674,3 +674,20 @@ fn a_price_far_from_the_last_is_kept_and_counted() {
     // 110 is just 10 % above 100; 122 and the way back to 100 are further; the repeat is a duplicate and no price.
     assert_eq!((counts.accepted, counts.duplicate, counts.dead, counts.price_jumps), (4, 1, 0, 2));
 }
+
+/// After a restart a price that is far from the last one is one, whether or not ticks of its symbol are read again.
+#[test]
+fn a_jump_is_known_after_a_restart() {
+    let a = Symbol::new("A").unwrap();
+    let sealed = Sealed {
+        bars: vec![(a, T0, BarBody::first(Price(500), Size(1))), (a, T0 + S, BarBody::first(Price(10_000), Size(1)))],
+        ..Sealed::default()
+    };
+    for (price, jumps) in [(10_500, 0), (12_000, 1)] {
+        let mut desk = Desk::new();
+        desk.bars.restore(&sealed, T0 + 2 * S);
+        let event = Event::Trade { price: Price(price), size: Size(1) };
+        let output = desk.epoch(vec![Tick { symbol: a, event_time: T0 + 5 * S, seq: 1, event }], None);
+        assert_eq!(output.counts.price_jumps, jumps, "{price}");
+    }
+}

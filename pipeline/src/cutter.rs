@@ -324,14 +324,16 @@ impl Cutter {
         let committed = |cursor: &Cursor| behind.get(&cursor.partition).is_some_and(|upper| cursor.offset < *upper);
         let base = self.config.timeframes.first().copied();
         let (mut again, mut rest, mut reached) = (Ticks::new(), Ticks::new(), BTreeMap::new());
-        let mut see = |cursor: &Cursor| _ = reached.insert(cursor.partition, cursor.offset + 1);
+        let mut see = |cursor: &Cursor| {
+            let seen: &mut u64 = reached.entry(cursor.partition).or_default();
+            *seen = (*seen).max(cursor.offset + 1);
+        };
         for record in batch.records.iter() {
             see(&record.cursor);
             if !committed(&record.cursor) {
                 rest.push(record.cursor, record.tick);
                 continue;
             }
-            batch.unknown_fields = 0;
             // Once the first cut has been given, there is nobody left who needs it.
             let Some(replay) = &self.replay else { continue };
             let close = base.map_or(Nanos::MAX, |base| base.close_time(record.tick.event_time));
@@ -342,12 +344,17 @@ impl Cutter {
                 again.push(record.cursor, record.tick);
             }
         }
+        let (all, kept) = (batch.records.len() + batch.rejects.len() + batch.accounts.len(), rest.len());
         batch.records = rest;
         let others = batch.rejects.iter().map(|r| r.cursor).chain(batch.accounts.iter().map(|(cursor, _)| *cursor));
         others.for_each(|cursor| see(&cursor));
         batch.rejects.retain(|reject| !committed(&reject.cursor));
         batch.accounts.retain(|(cursor, _)| !committed(cursor));
         batch.raw.retain(|message| !committed(&message.cursor));
+        if kept + batch.rejects.len() + batch.accounts.len() < all {
+            // They do not say which of its records they are of. Sources send what was committed in batches of its own.
+            batch.unknown_fields = 0;
+        }
         let of_many = reached.keys().any(|partition| *partition != batch.partition);
         reached.insert(batch.partition, batch.upper);
         if let Some(replay) = &mut self.replay {
@@ -625,7 +632,10 @@ impl Cutter {
         let taken = to - from + rejects.len() + accounts.len();
         cut.counts.records_in += taken as i64;
         cut.counts.accepted += accounts.len() as i64;
-        cut.counts.unknown_fields += std::mem::take(&mut rest.unknown_fields) as i64;
+        if done {
+            // Of a batch that is cut in two with its end: should a restart come in between, never twice.
+            cut.counts.unknown_fields += std::mem::take(&mut rest.unknown_fields) as i64;
+        }
         cut.dead.extend(rejects);
         for (_, snapshot) in accounts {
             self.greatest = self.greatest.max(Some(snapshot.event_time));

@@ -423,3 +423,108 @@ fn a_log_that_is_another_one_begins_anew() {
         assert_eq!((cut.marks[0].low, cut.marks[0].upper), (7, 8), "{restart}");
     }
 }
+
+/// What a process leaves that has read so much of each partition: (name, low, upper).
+fn left(marks: &[(&str, u64, u64)]) -> Restoration {
+    let mark = |(name, low, upper): &(&str, u64, u64)| {
+        let partition = partition(name);
+        (partition, PartitionMark { partition, low: *low, upper: *upper, greatest: Some(MINUTE), fingerprint: None })
+    };
+    Restoration {
+        epoch: first_epoch(60_000),
+        progress: Progress { sealed_through: 0, closed_through: MINUTE },
+        partitions: marks.iter().map(mark).collect(),
+        config: Vec::new(),
+        sealed: Sealed::default(),
+        accounts: Vec::new(),
+        dead: BTreeSet::new(),
+        raw: Vec::new(),
+    }
+}
+
+fn resumed(max_ticks: usize, marks: &[(&str, u64, u64)]) -> Cutter {
+    Cutter::resume(cutter(Clock::Event, 10 * MINUTE, max_ticks).config, left(marks))
+}
+
+fn reject(name: &str, offset: u64) -> DeadLetter {
+    DeadLetter {
+        cursor: Cursor { partition: partition(name), offset, row: 0 },
+        reason: Reason::Malformed,
+        field: String::new(),
+        value: String::new(),
+        detail: String::new(),
+        original: Vec::new(),
+    }
+}
+
+/// Records of several files, and rejects, in one batch of all.
+fn of_files(upper: u64, cursors: &[(&str, u64)], rejects: &[(&str, u64)]) -> Batch {
+    let records = cursors.iter().map(|(name, offset)| record(name, *offset, MINUTE, trade())).collect();
+    let rejects = rejects.iter().map(|(name, offset)| reject(name, *offset)).collect();
+    Batch { records, rejects, upper, ..Batch::new(partition("files"), 0) }
+}
+
+#[test]
+fn rows_of_one_message_in_two_batches_are_counted_once() {
+    let mut cutter = resumed(100, &[("p", 0, 2)]);
+    cutter.push(start("p"), 0);
+    let row = |offset, row| {
+        let mut record = record("p", offset, MINUTE, trade());
+        record.cursor.row = row;
+        record
+    };
+    cutter.push(batch("p", false, vec![row(0, 0), row(1, 0)]), 0);
+    assert_eq!(cutter.restored().unwrap().records().count(), 2);
+    cutter.push(batch("p", false, vec![row(1, 1), row(2, 0)]), 0);
+    let cut = cutter.cut(0).unwrap();
+    assert_eq!((offsets(&cut).as_slice(), cut.counts.records_in), (&[2][..], 1));
+}
+
+#[test]
+fn what_was_committed_of_a_file_is_not_counted_again_however_late_it_comes() {
+    // Of b nothing is needed any more: it is not waited for.
+    let mut cutter = resumed(100, &[("files", 6, 6), ("a", 0, 3), ("b", 4, 4)]);
+    cutter.push(start("files"), 0);
+    // A reject that stands before rows of its file comes after them in the batch.
+    cutter.push(Input::Batch(of_files(3, &[("a", 0), ("a", 2)], &[("a", 1)])), 0);
+    assert_eq!(offsets(&cutter.restored().expect("all of a has come")), [0, 2]);
+    cutter
+        .push(Input::Batch(of_files(9, &[("b", 0), ("b", 2), ("a", 3), ("b", 4)], &[("b", 1), ("b", 3), ("b", 5)])), 0);
+    let cut = cutter.cut(0).unwrap();
+    assert_eq!(offsets(&cut), [3, 4]);
+    assert_eq!(cut.dead.iter().map(|dead| dead.cursor.offset).collect::<Vec<_>>(), [5]);
+    assert_eq!((cut.counts.records_in, cut.counts.dead), (3, 1));
+    let mut uppers: Vec<_> = cut.marks.iter().map(|mark| (mark.partition.to_string(), mark.upper)).collect();
+    uppers.sort();
+    assert_eq!(uppers, [("a".to_owned(), 4), ("b".to_owned(), 6), ("files".to_owned(), 9)]);
+}
+
+#[test]
+fn unknown_fields_are_counted_once() {
+    let mut cutter = resumed(2, &[("p", 1, 2), ("accounts", 3, 3)]);
+    cutter.push(start("p"), 0);
+    let with = |input, unknown_fields| match input {
+        Input::Batch(batch) => Input::Batch(Batch { unknown_fields, ..batch }),
+        other => other,
+    };
+    let snapshot = AccountSnapshot {
+        account: AccountId::new("M1").unwrap(),
+        event_time: MINUTE,
+        seq: 1,
+        equity: Amount::whole(1),
+        balance: Amount::whole(1),
+        currency: *b"USD",
+        positions: Vec::new(),
+    };
+    let cursor = |name, offset| Cursor { partition: partition(name), offset, row: 0 };
+    cutter.push(with(trades("p", 1, false, &[MINUTE]), 1), 0);
+    assert!(cutter.restored().is_some());
+    let mut accounts = Batch { upper: 3, unknown_fields: 1, ..Batch::new(partition("accounts"), 0) };
+    accounts.accounts.push((cursor("accounts", 2), snapshot));
+    cutter.push(Input::Batch(accounts), 0);
+    // Whole batches, and one that is cut in two: with its end, so that what is cut again is not counted again.
+    cutter.push(with(trades("p", 2, false, &[MINUTE, MINUTE]), 2), 0);
+    cutter.push(with(trades("p", 4, false, &[MINUTE, MINUTE, MINUTE]), 3), 0);
+    let unknown: Vec<i64> = std::iter::from_fn(|| cutter.cut(0)).map(|cut| cut.counts.unknown_fields).collect();
+    assert_eq!(unknown, [2, 0, 3]);
+}

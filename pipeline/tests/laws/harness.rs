@@ -12,8 +12,8 @@ use marea_model::output::{Change, ClosedEpoch, Key, Totals};
 use marea_model::recommendation::{Explanation, Text};
 use marea_model::time::{MILLI, Nanos, now_ns};
 use marea_model::{
-    AccountId, AccountSnapshot, Amount, ConfigUpdate, Cursor, Output, Partition, Progress, Quote, Restoration, Sealed,
-    Symbol, Tick, Ticks, Timeframe,
+    AccountId, AccountSnapshot, Amount, ConfigUpdate, Cursor, DeadLetter, Output, Partition, Progress, Quote,
+    Restoration, Sealed, Symbol, Tick, Ticks, Timeframe,
 };
 use marea_sources::file::{self, FileConfig, Speed};
 use marea_sources::{Carries, Input, Stop};
@@ -49,8 +49,14 @@ pub(crate) struct How {
     pub(crate) checked: bool,
     /// Whether epochs are submitted without waiting for those before, and metrics are given at the end alone.
     pub(crate) ahead: bool,
-    /// Whether the process is killed after an epoch now and then, by a seed, and another one goes on.
+    /// Whether the process is killed now and then, by a seed, and another one goes on.
     pub(crate) killed: Option<u64>,
+    /// Whether what a restart reads again is lost, and that is accepted.
+    pub(crate) lossy: bool,
+    /// Whether records come that cannot be read, and some with unknown fields, by a seed.
+    pub(crate) noise: Option<u64>,
+    /// Whether what would be partitions is files, merged into one partition.
+    pub(crate) files: bool,
 }
 
 impl How {
@@ -63,6 +69,9 @@ impl How {
         checked: false,
         ahead: false,
         killed: None,
+        lossy: false,
+        noise: None,
+        files: false,
     };
 }
 
@@ -156,8 +165,18 @@ impl Tables {
     }
 
     /// What a store would give to another process.
-    fn restoration(&self, base: Timeframe) -> Option<Restoration> {
-        let (epoch, progress) = self.last?;
+    fn restoration(&self, base: Timeframe, as_it_stands: bool) -> Option<Restoration> {
+        let (epoch, mut progress) = self.last?;
+        let mut partitions = self.partitions.clone();
+        if as_it_stands {
+            let of_base = |row: &Output| match row {
+                Output::Bar(bar) if bar.timeframe == base => Some(bar.close_time()),
+                _ => None,
+            };
+            let last = self.state.values().filter_map(of_base).max();
+            progress.sealed_through = progress.sealed_through.max(last.unwrap_or(Nanos::MIN));
+            partitions.values_mut().for_each(|mark| mark.low = mark.upper);
+        }
         let is_sealed = |open_time: Nanos| base.close_time(open_time) <= progress.sealed_through;
         let bar = |row: &Output| match row {
             Output::Bar(bar) if bar.timeframe == base && is_sealed(bar.open_time) => {
@@ -168,7 +187,7 @@ impl Tables {
         Some(Restoration {
             epoch,
             progress,
-            partitions: self.partitions.clone(),
+            partitions,
             config: self.config.clone(),
             sealed: Sealed {
                 bars: self.state.values().filter_map(bar).collect(),
@@ -200,8 +219,10 @@ impl Tables {
 
 /// Runs a history.
 pub(crate) fn run(world: &World, history: &History, how: How) -> Done {
-    let partitions = (0..history.partitions.max(1)).map(|i| Partition::new(&format!("part-{i}")).expect("a name"));
-    let mut run = Run::start(world, history, how, partitions.collect());
+    let parts = (0..history.partitions.max(1)).map(|i| Partition::new(&format!("part-{i}")).expect("a name"));
+    let files = Partition::new(file::PARTITION).expect("a name");
+    let partitions = if how.files { vec![files] } else { parts.collect() };
+    let mut run = Run::start(world, history, how, partitions);
     let mut random = Random(if let Cuts::Random(seed) = how.cuts { seed } else { 0 });
     let mut kills = Random(how.killed.unwrap_or_default());
     let mut rest: &[Arrival] = &history.arrivals;
@@ -215,6 +236,11 @@ pub(crate) fn run(world: &World, history: &History, how: How) -> Done {
         let groups: Vec<&[Arrival]> = now.chunk_by(|a, b| how.grouped && run.together(&a.item, &b.item)).collect();
         for group in groups {
             run.push(group);
+        }
+        let configures = |arrival: &Arrival| matches!(arrival.item, Item::Config(_) | Item::Stale(_));
+        if how.killed.is_some() && !how.lossy && kills.below(12) == 0 && !now.iter().any(configures) {
+            // What it had taken and not cut comes again.
+            run.kill(&mut kills);
         }
         run.cut();
         if how.killed.is_some() && kills.below(6) == 0 {
@@ -285,6 +311,13 @@ struct Run<'a> {
     submitted: usize,
     /// All that the source has, if it must be read again.
     log: Vec<Batch>,
+    /// How much of it has been cut.
+    logged: usize,
+    noise: Random,
+    /// Records that could not be read.
+    rejects: i64,
+    /// Records with unknown fields.
+    unknown_fields: i64,
 }
 
 /// The two halves that die together.
@@ -330,6 +363,10 @@ impl<'a> Run<'a> {
             ahead,
             submitted: 0,
             log: Vec::new(),
+            logged: 0,
+            noise: Random(how.noise.unwrap_or_default()),
+            rejects: 0,
+            unknown_fields: 0,
             offset: 0,
             revision: 0,
             judge: Judge::new(&partitions, world.lateness),
@@ -350,6 +387,7 @@ impl<'a> Run<'a> {
     /// Accounts come through the first partition.
     fn partition(&self, item: &Item) -> Option<Partition> {
         match item {
+            Item::Tick(_) if self.how.files => self.partitions.first().copied(),
             Item::Tick(tick) => Some(self.history.partition(tick.symbol)),
             Item::Account(_) => self.partitions.first().copied(),
             Item::Config(_) | Item::Stale(_) => None,
@@ -368,10 +406,20 @@ impl<'a> Run<'a> {
             }
             return;
         };
-        let (mut records, mut accounts) = (Ticks::new(), Vec::new());
+        let (mut records, mut accounts, mut rejects, mut unknown_fields) = (Ticks::new(), Vec::new(), Vec::new(), 0);
         for arrival in group {
-            let cursor = Cursor { partition, offset: self.offset, row: 0 };
+            let mut cursor = Cursor { partition, offset: self.offset, row: 0 };
+            if let (true, Item::Tick(tick)) = (self.how.files, &arrival.item) {
+                cursor.partition = self.history.partition(tick.symbol);
+            }
             self.offset += 1;
+            if self.how.noise.is_some() {
+                unknown_fields += self.noise.below(2);
+                if self.noise.below(5) == 0 {
+                    rejects.push(unreadable(Cursor { offset: self.offset, ..cursor }));
+                    self.offset += 1;
+                }
+            }
             match &arrival.item {
                 Item::Tick(tick) => {
                     if self.judge.admits(partition, tick) {
@@ -387,16 +435,22 @@ impl<'a> Run<'a> {
                 Item::Config(_) | Item::Stale(_) => {}
             }
         }
-        let batch = Batch { records, accounts, upper: self.offset, ..Batch::new(partition, 0) };
+        self.rejects += rejects.len() as i64;
+        self.unknown_fields += unknown_fields as i64;
+        let batch =
+            Batch { records, accounts, rejects, unknown_fields, upper: self.offset, ..Batch::new(partition, 0) };
         if self.how.killed.is_some() {
             self.log.push(batch.clone());
         }
         self.cutter.push(Input::Batch(batch), 0);
     }
 
-    /// Ends the process, and starts another one that goes on from what the first has left behind. Nothing waits to be cut.
+    /// Ends the process, and starts another one that goes on from what the first has left behind.
     fn kill(&mut self, random: &mut Random) {
-        let Some(restoration) = self.tables.restoration(self.world.timeframes[0]) else { return };
+        let lossy = self.how.lossy;
+        let Some(restoration) = self.tables.restoration(self.world.timeframes[0], lossy) else { return };
+        self.judge.seals(restoration.progress.sealed_through);
+        self.facts.progress.sealed_through = restoration.progress.sealed_through;
         let (epoch, partitions) = (restoration.epoch, restoration.partitions.clone());
         (self.cutter, self.engine) = process(self.world, self.how, Some(restoration));
         for partition in &self.partitions {
@@ -406,11 +460,16 @@ impl<'a> Run<'a> {
         let mut order = self.partitions.clone();
         let first = random.below(order.len() as u64) as usize;
         order.rotate_left(first);
+        let (cut, uncut) = self.log.split_at(self.logged);
         for partition in order {
-            let low = partitions.get(&partition).map_or(0, |mark| mark.low);
-            for batch in self.log.iter().filter(|batch| batch.partition == partition && batch.upper > low) {
+            // Files are read from their beginnings.
+            let low = if self.how.files { 0 } else { partitions.get(&partition).map_or(0, |mark| mark.low) };
+            for batch in cut.iter().filter(|batch| batch.partition == partition && batch.upper > low) {
                 self.cutter.push(Input::Batch(batch.clone()), 0);
             }
+        }
+        for batch in uncut {
+            self.cutter.push(Input::Batch(batch.clone()), 0);
         }
         let cut = self.cutter.restored().expect("all of it has been read again");
         assert_eq!((cut.epoch, cut.progress), (epoch, self.facts.progress));
@@ -459,6 +518,7 @@ impl<'a> Run<'a> {
     }
 
     fn cut(&mut self) {
+        self.logged = self.log.len();
         if let Some(cut) = self.cutter.cut(0) {
             let (progress, now) = (self.judge.progress(), self.judge.now());
             assert_eq!(cut.progress, progress, "progress");
@@ -509,16 +569,17 @@ impl<'a> Run<'a> {
         self.tables.close();
         let totals = self.tables.totals;
         if self.how.checked {
-            let all = self.facts.ticks.len() as i64 + self.judge.late;
+            let dead = self.judge.late + self.rejects;
             let accounts = self.facts.accounts.len() as i64;
-            assert_eq!(totals.records_in, all + accounts);
+            assert_eq!(totals.records_in, self.facts.ticks.len() as i64 + dead + accounts);
+            assert_eq!(totals.unknown_fields, self.unknown_fields);
             let mut once = self.facts.clone();
             let mut seen = BTreeSet::new();
             once.ticks.retain(|tick| seen.insert(tick.clone()));
             let counted = oracle::count(&once, self.world.timeframes[0]);
             assert_eq!(totals.accepted, counted.accepted + accounts, "accepted");
             if once.ticks.len() == self.facts.ticks.len() {
-                assert_eq!((totals.held, totals.dead), (counted.held, counted.dead + self.judge.late), "held, dead");
+                assert_eq!((totals.held, totals.dead), (counted.held, counted.dead + dead), "held, dead");
             }
         }
         let state = std::mem::take(&mut self.tables.state);
@@ -530,6 +591,12 @@ impl<'a> Run<'a> {
             now: self.facts.now,
         }
     }
+}
+
+/// What a decoder gives for bytes that are no record.
+fn unreadable(cursor: Cursor) -> DeadLetter {
+    let (field, value, detail) = (String::new(), String::new(), "is no record".to_owned());
+    DeadLetter { cursor, reason: Reason::Malformed, field, value, detail, original: b"nonsense".to_vec() }
 }
 
 /// A row without the moment of its computation, which is no part of the state.

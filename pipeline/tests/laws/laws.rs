@@ -158,10 +158,18 @@ proptest! {
     #![proptest_config(cases(12))]
 
     #[test]
-    fn l5_when_and_how_often_it_is_killed_does_not_matter(plan in plans(220), seed: u64, workers in 1..=2_usize) {
+    fn l5_when_and_how_often_it_is_killed_does_not_matter(
+        plan in plans(220),
+        seed: u64,
+        workers in 1..=2_usize,
+        noise: bool,
+        files: bool,
+        grouped: bool,
+    ) {
         let profile = Profile { too_late: true, ..Profile::FULL };
         let (world, history) = (world(), plan.build(&profile));
-        let how = How { workers, cuts: Cuts::Random(seed), checked: true, ..How::PLAIN };
+        let noise = noise.then_some(seed);
+        let how = How { workers, cuts: Cuts::Random(seed), checked: true, noise, files, grouped, ..How::PLAIN };
         let undisturbed = run(&world, &history, How { checked: false, ..how });
         let killed = run(&world, &history, How { killed: Some(seed), ..how });
         same("killed now and then", &undisturbed, &killed)?;
@@ -175,6 +183,21 @@ proptest! {
             prop_assert_eq!(changes(a), changes(b), "epoch {}", a.epoch);
             prop_assert_eq!(a.totals, b.totals);
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(6))]
+
+    /// What a restart would read again is lost, and that is accepted: what stands goes on as it stands, and what comes for
+    /// it is late.
+    #[test]
+    fn l5_what_is_lost_makes_nothing_wrong(plan in plans(200), seed: u64, workers in 1..=2_usize) {
+        // Edits that wait for a target or a seal are lost with the rest.
+        let profile = Profile { too_late: true, amended: false, ..Profile::FULL };
+        let (world, history) = (world(), plan.build(&profile));
+        let how = How { workers, cuts: Cuts::Random(seed), checked: true, lossy: true, ..How::PLAIN };
+        run(&world, &history, How { killed: Some(seed), ..how });
     }
 }
 

@@ -903,6 +903,11 @@ impl Judge {
         true
     }
 
+    /// Everything before is sealed: what is lost of it is lost.
+    pub(crate) fn seals(&mut self, through: Nanos) {
+        self.sealed = self.sealed.max(through);
+    }
+
     /// A snapshot says what time it is.
     pub(crate) fn tells(&mut self, event_time: Nanos) {
         self.clock = self.clock.max(event_time);

@@ -289,7 +289,8 @@ impl Cutter {
         cutter.greatest = marks.values().filter_map(|mark| mark.greatest).chain(accounts).max();
         cutter.left = marks.clone();
         cutter.behind = marks.values().map(|mark| (mark.partition, mark.upper)).collect();
-        let track = |mark: &PartitionMark| Track { upper: mark.upper, spans: VecDeque::new(), said: Some(*mark) };
+        // All are said anew: `low` is not as it was left where what stands is not read again.
+        let track = |mark: &PartitionMark| Track { upper: mark.upper, ..Track::default() };
         cutter.tracks = marks.iter().map(|(partition, mark)| (*partition, track(mark))).collect();
         let waiting = marks.values().filter(|mark| mark.low < mark.upper).map(|mark| (mark.partition, mark.upper));
         let waiting = waiting.collect();

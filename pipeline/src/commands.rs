@@ -421,6 +421,7 @@ fn check(loaded: &Loaded, _args: &Check, json: bool) -> Result<(), Failure> {
     let mut list = |failure| match failure {
         Failure::Refused(lines) => errors.extend(lines),
         Failure::Failed(line) => errors.push(line),
+        Failure::Stopped => {}
     };
     // Another process may be needed for it: that one is asked for a moment only.
     let stop = Stop::new();

@@ -49,7 +49,8 @@ pub enum Target {
 }
 
 impl Target {
-    fn standing(&self) -> &Standing {
+    /// Where it stands.
+    pub(crate) fn standing(&self) -> &Standing {
         match self {
             Target::Store(store) => store.standing(),
             Target::Memory(ledger) => ledger.standing(),
@@ -329,7 +330,8 @@ impl Committer {
                 ConfigUpdate::Put { revision, .. } | ConfigUpdate::Delete { revision, .. } => Some(*revision),
                 ConfigUpdate::Stale(_) => None,
             });
-            if let Some(revision) = revisions.max() {
+            // Notes of the pipeline have none.
+            if let Some(revision) = revisions.max().filter(|revision| *revision > 0) {
                 self.metrics.config_revision(revision);
             }
         }

@@ -10,6 +10,8 @@ fn main() -> ExitCode {
     let json = cli.format == Format::Json;
     let (errors, code) = match marea::commands::run(cli) {
         Ok(()) => return ExitCode::SUCCESS,
+        // As it was asked to.
+        Err(Failure::Stopped) => return ExitCode::SUCCESS,
         Err(Failure::Refused(errors)) => (errors, 2),
         Err(Failure::Failed(error)) => (vec![error], 1),
     };

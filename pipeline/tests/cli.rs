@@ -301,6 +301,82 @@ fn a_second_run_stands_by_and_goes_on_when_the_first_is_killed() {
     assert!(errors[0].contains("the store holds a run that has read synthetic"), "{errors:?}");
 }
 
+#[test]
+fn a_standby_that_is_told_to_end_ends_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let start = |name: &str| {
+        let log = std::fs::File::create(at.join(name)).unwrap();
+        marea(at, &["run", "--listen", "127.0.0.1:0"]).stderr(log).spawn().unwrap()
+    };
+    let wait_for = |name: &str, part: &str| {
+        let started = Instant::now();
+        while !std::fs::read_to_string(at.join(name)).unwrap().contains(part) {
+            assert!(started.elapsed() < Duration::from_secs(60), "{name}: {part}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let mut first = start("first.log");
+    wait_for("first.log", "running");
+    let mut second = start("second.log");
+    wait_for("second.log", "standing by");
+    terminate(second.id());
+    let status = second.wait().unwrap();
+    first.kill().unwrap();
+    first.wait().unwrap();
+    assert!(status.success(), "{status}: {}", std::fs::read_to_string(at.join("second.log")).unwrap());
+}
+
+/// What stands was computed with them: another base timeframe, scale or price source cannot go on with it.
+#[test]
+fn a_run_does_not_go_on_with_other_bars_than_it_began_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let ticks = ticks(at);
+    let (code, _, stderr) = run(at, &["replay", &ticks, "--live", "live.toml", "--store", "marea.db"]);
+    assert_eq!(code, 0, "{stderr}");
+    let configure = |timeframes: &str| {
+        let text = format!("[source]\nkind = 'file'\npaths = ['{ticks}']\n[pipeline]\ntimeframes = [{timeframes}]\n");
+        std::fs::write(at.join("marea.toml"), text).unwrap();
+    };
+    let go_on = || {
+        let until = ["--until", "2026-01-05T20:00:00Z", "--clock", "event"];
+        run(
+            at,
+            &[&["run", "--live", "live.toml", "--store", "marea.db", "--listen", "127.0.0.1:0"][..], &until].concat(),
+        )
+    };
+    let (all, live) = ("'1s','1m','5m','1h'", std::fs::read_to_string(at.join("live.toml")).unwrap());
+    configure("'1m','5m','1h'");
+    let (code, _, stderr) = go_on();
+    assert_eq!(code, 2, "{stderr}");
+    let expected =
+        "its smallest bars are of 1s, and pipeline.timeframes begins with 1m: begin with 1s as before, or start";
+    assert!(stderr.contains(expected), "{stderr}");
+    configure(all);
+    for (from, to, expected) in [
+        ("scale = 4", "scale = 5", "/marea/instruments/UP: scale is 5, and the store was computed with 4: set it back"),
+        (
+            "scale = 4",
+            "scale = 4\nprice_source = 'mid'",
+            "UP: price_source is \"mid\", and the store was computed with \"last\"",
+        ),
+        (
+            "[instruments.UP]",
+            "[instruments.default]\nscale = 3\n[instruments.UP]",
+            "default: scale is 3, and the store was",
+        ),
+    ] {
+        std::fs::write(at.join("live.toml"), live.replace(from, to)).unwrap();
+        let (code, _, stderr) = go_on();
+        assert_eq!(code, 2, "{to}: {stderr}");
+        assert!(stderr.contains(expected), "{to}: {stderr}");
+    }
+    std::fs::write(at.join("live.toml"), live.replace("tick_value = 2", "tick_value = 3")).unwrap();
+    let (code, _, stderr) = go_on();
+    assert_eq!(code, 0, "{stderr}");
+}
+
 /// What a standby knew of policies when it began to wait must not come back when it takes over.
 #[test]
 fn a_standby_takes_over_with_the_policies_of_now() {

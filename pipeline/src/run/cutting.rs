@@ -1,6 +1,7 @@
 //! The thread that cuts: from the channels of the inputs to the engine.
 
 use super::Shutdown;
+use super::standing::noted;
 use crate::committer::{Note, wall_now};
 use crate::cutter::{Clock, Cut, Cutter};
 use crate::engine::{Engine, EngineError};
@@ -11,7 +12,7 @@ use marea_model::time::{MILLI, now_ms};
 use marea_model::{ConfigUpdate, Nanos};
 use marea_sinks::Metrics;
 use marea_sinks::metrics::Stage;
-use marea_sources::{Input, Lags};
+use marea_sources::{Gaps, Input, Lags};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,10 @@ pub(super) struct Cutting {
     pub(super) end_when_finished: bool,
     /// How far the source is behind, where it is shown how all goes, and when the former was last.
     pub(super) lags: (Lags, Metrics, Instant),
+    /// What the source skips, to be noted.
+    pub(super) gaps: Gaps,
+    /// Of this process, in the store.
+    pub(super) generation: u64,
 }
 
 impl Cutting {
@@ -70,7 +75,7 @@ impl Cutting {
                     Ok(input) => self.push(input),
                     Err(_) => *live = never(),
                 },
-                default(tick) => {}
+                default(tick) => self.note_gaps(),
             }
             while !self.cutter.ready() {
                 match inputs.try_recv() {
@@ -132,7 +137,16 @@ impl Cutting {
         if !matches!(input, Input::Start { .. }) {
             self.push_first();
         }
+        self.note_gaps();
         self.cutter.push(input, wall_now());
+    }
+
+    /// What was skipped is noted before what comes after it.
+    fn note_gaps(&mut self) {
+        for gap in self.gaps.take() {
+            self.push_first();
+            self.cutter.push(Input::Config(vec![noted(&gap, self.generation)]), wall_now());
+        }
     }
 
     fn push_first(&mut self) {

@@ -74,7 +74,7 @@ impl Live {
 }
 
 /// Keys of instruments start so.
-const INSTRUMENTS: &str = "/marea/instruments/";
+pub(super) const INSTRUMENTS: &str = "/marea/instruments/";
 
 /// Every change of a run, read as its operators have read it: the first revision has the instruments to begin with.
 pub fn read_updates(updates: &[ConfigUpdate], config: &Config) -> LiveConfig {

@@ -19,7 +19,7 @@ pub use live::{DEFAULT_LIVE, Live, Watch, read_updates};
 pub use source::{check_files, market, open_files};
 pub use standing::check_store;
 
-use crate::committer::{Committer, Outcome, Target, wall_now};
+use crate::committer::{Committer, Outcome, wall_now};
 use crate::config::Config;
 use crate::cutter::{Clock, Cutter, CutterConfig};
 use crate::dataflow::DataflowConfig;
@@ -37,8 +37,8 @@ use marea_sources::etcd;
 use marea_sources::file::FileProgress;
 use marea_sources::synthetic::Synthetic;
 use marea_sources::{Input, Lags, Stop, live_file, message};
-use source::{MAX_AHEAD, Preparing};
-use standing::{Marks, Standing, open_store};
+use source::{MAX_AHEAD, Prepared, Preparing};
+use standing::{Marks, Standing, noted, open_store, restoration};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
@@ -55,7 +55,7 @@ const DRAIN: Duration = Duration::from_secs(4);
 const MAX_LAG: Duration = Duration::from_secs(5);
 
 /// Why nothing was started, or why it ended otherwise than it should.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Failure {
     /// Bad usage or configuration: everything that is wrong. Exit 2.
     #[error("{}", .0.join("\n"))]
@@ -63,6 +63,9 @@ pub enum Failure {
     /// It failed while running. Exit 1.
     #[error("{0}")]
     Failed(String),
+    /// It was asked to stop before it began. Exit 0.
+    #[error("stopped before it began")]
+    Stopped,
 }
 
 impl Failure {
@@ -132,7 +135,7 @@ pub struct Plan {
 pub struct Shutdown {
     stop: Stop,
     at: Arc<OnceLock<Instant>>,
-    failure: Arc<OnceLock<String>>,
+    failure: Arc<OnceLock<Failure>>,
 }
 
 impl Shutdown {
@@ -144,7 +147,12 @@ impl Shutdown {
 
     /// Asks everybody to stop, since this went wrong.
     pub fn fail(&self, error: impl ToString) {
-        self.failure.get_or_init(|| error.to_string());
+        self.end(Failure::failed(error));
+    }
+
+    /// Asks everybody to stop, since of this.
+    fn end(&self, failure: Failure) {
+        self.failure.get_or_init(|| failure);
         self.stop();
     }
 
@@ -192,8 +200,9 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
         let preparing = Preparing { config: &config, instruments, acknowledge: &acknowledge, lags: &lags, marks };
         preparing.prepare(market.clone(), until.is_some())
     };
+    let instruments = Arc::new(read.instruments().clone());
     // Tried before the store is taken over, so that all that is wrong is said at once.
-    refusals.take(prepare(&Arc::new(read.instruments().clone()), &Marks::new()))?;
+    refusals.take(prepare(&instruments, &Marks::new()))?;
     if !refusals.0.is_empty() {
         return Err(Failure::Refused(refusals.0));
     }
@@ -211,23 +220,31 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
 
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), config.source.kind.as_str());
     let (mut target, reader) = open_store(store.as_ref(), resume, &runtime, &shutdown)?;
-    let restoration = match &mut target {
-        Target::Store(store) => {
-            runtime.block_on(store.restoration(config.pipeline.timeframes[0])).map_err(Failure::refused)?
-        }
-        Target::Memory(_) => None,
-    };
+    // Before anything is computed of what is left.
+    let (generation, marks) = (target.standing().generation, target.standing().partitions.clone());
+    let preparing =
+        Preparing { config: &config, instruments: &instruments, acknowledge: &acknowledge, lags: &lags, marks: &marks };
+    let lost = preparing.lost(&shutdown.stop)?;
+    let base = config.pipeline.timeframes[0];
+    let restoration = restoration(&mut target, base, !lost.is_empty(), &runtime, &shutdown)?;
+    if shutdown.is_stopped() {
+        return Err(Failure::Stopped);
+    }
     acknowledge.remember(restoration.iter().flat_map(|restoration| restoration.unacknowledged.iter().copied()));
     // While it stood by, or read the store, what it knew of policies may have become old: an old one may allow too much.
     if restoration.is_some() {
         live = match &live.watch {
             Watch::Nothing => live,
             Watch::File(path) => Live::of(path, true)?,
-            Watch::Etcd(_) => Live::configured(&config, true, &shutdown.stop)?,
+            Watch::Etcd(_) => match Live::configured(&config, true, &shutdown.stop) {
+                Err(_) if shutdown.is_stopped() => return Err(Failure::Stopped),
+                live => live?,
+            },
         };
     }
-    let Standing { read, first, instruments, marks } = Standing::new(&config, &mut live, restoration.as_ref());
-    let (source, progress) = prepare(&instruments, &marks)?;
+    let Standing { read, mut first, instruments, marks } = Standing::new(&config, &mut live, restoration.as_ref())?;
+    first.extend(lost.iter().map(|gap| noted(gap, generation)));
+    let Prepared { run: source, progress, gaps } = prepare(&instruments, &marks)?;
     let answered = etcd::Answered::default();
     let feed = listener.as_ref().map(|_| {
         let clock = match config.pipeline.clock {
@@ -332,6 +349,8 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
         until,
         end_when_finished,
         lags: (lags, metrics, Instant::now()),
+        gaps,
+        generation,
     };
     // The whole live configuration enters before the first record.
     let cutter = spawn("cutter", move || cutting.run(first, inputs, live_in))?;
@@ -339,8 +358,8 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
     let mut sources = vec![spawn("source", {
         let shutdown = shutdown.clone();
         move || {
-            if let Err(error) = source(&out, &shutdown.stop) {
-                shutdown.fail(error);
+            if let Err(failure) = source(&out, &shutdown.stop) {
+                shutdown.end(failure);
             }
         }
     })?];
@@ -394,7 +413,7 @@ impl Running {
         }
         self.runtime.shutdown_timeout(Duration::from_secs(1));
         match (self.shutdown.failure.get(), outcome) {
-            (Some(error), _) => Err(Failure::Failed(error.clone())),
+            (Some(failure), _) => Err(failure.clone()),
             (None, Some(outcome)) => Ok(outcome),
             (None, None) => Err(Failure::failed("nothing was committed")),
         }

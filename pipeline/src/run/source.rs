@@ -8,16 +8,44 @@ use marea_model::codec::Decoder;
 use marea_model::time::SECOND;
 use marea_model::{Instruments, Nanos, PartitionMark};
 use marea_sources::file::{FileConfig, FileProgress};
+use marea_sources::kafka::KafkaError;
 use marea_sources::kafka::{self, KafkaConfig};
 use marea_sources::rabbitmq::{self, RabbitConfig};
 use marea_sources::synthetic::Synthetic;
-use marea_sources::{Lags, Resume, Stop, file, synthetic};
+use marea_sources::{Gap, Gaps, Lags, Resume, Stop, file, synthetic};
 use std::sync::Arc;
+use std::time::Duration;
 
-pub(super) type Source = Box<dyn FnOnce(&marea_sources::Sender, &Stop) -> Result<(), String> + Send>;
+/// Reads until its end.
+pub(super) type Source = Box<dyn FnOnce(&marea_sources::Sender, &Stop) -> Result<(), Failure> + Send>;
+
+/// A source, checked but not yet running.
+pub(super) struct Prepared {
+    pub(super) run: Source,
+    /// How far files have been read.
+    pub(super) progress: Option<Arc<FileProgress>>,
+    /// What it skips.
+    pub(super) gaps: Gaps,
+}
+
+impl Prepared {
+    fn new(run: impl FnOnce(&marea_sources::Sender, &Stop) -> Result<(), Failure> + Send + 'static) -> Prepared {
+        Prepared { run: Box::new(run), progress: None, gaps: Gaps::default() }
+    }
+}
+
+/// What is lost stays lost: to start again is no use.
+fn kafka_failed(error: KafkaError) -> Failure {
+    match error {
+        KafkaError::Gap { .. } | KafkaError::Recreated { .. } => Failure::refused(error),
+        error => Failure::failed(error),
+    }
+}
 
 /// How far an event time may be ahead of its receipt.
 pub(super) const MAX_AHEAD: Nanos = 5 * SECOND;
+/// How long a broker may take to say what it has.
+const CHECK_FOR: Duration = Duration::from_secs(10);
 
 /// What a source is made of.
 pub(super) struct Preparing<'a> {
@@ -72,12 +100,21 @@ impl Preparing<'_> {
         Ok(self.marks.values().map(resume).collect())
     }
 
+    /// What is lost of what a restart reads once more, where that is accepted: else it is refused. A broker that does not
+    /// answer is not waited for long: the source asks it again, and accepts no such loss.
+    pub(super) fn lost(self, stop: &Stop) -> Result<Vec<Gap>, Failure> {
+        let resume = self.resume()?;
+        if self.config.source.kind != SourceKind::Kafka || resume.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (decoder, lags) = (self.decoder(), self.lags.clone());
+        let kafka = kafka::open(self.config.source.kafka.clone(), decoder, resume, Default::default(), lags);
+        let gaps = kafka.and_then(|kafka| kafka.check(CHECK_FOR, stop)).map_err(kafka_failed)?;
+        Ok(gaps.unwrap_or_default())
+    }
+
     /// The source, checked but not yet running. A topic, stream or queue ends only if it is asked to, at what it has now.
-    pub(super) fn prepare(
-        self,
-        market: Synthetic,
-        until_end: bool,
-    ) -> Result<(Source, Option<Arc<FileProgress>>), Failure> {
+    pub(super) fn prepare(self, market: Synthetic, until_end: bool) -> Result<Prepared, Failure> {
         let Preparing { config, .. } = self;
         let instruments = self.instruments.clone();
         let (acknowledge, lags) = (self.acknowledge.clone(), self.lags.clone());
@@ -86,13 +123,14 @@ impl Preparing<'_> {
             SourceKind::Kafka => {
                 let kafka = KafkaConfig { until_end, ..config.source.kafka.clone() };
                 let kafka = kafka::open(kafka, self.decoder(), resume, acknowledge, lags).map_err(Failure::refused)?;
-                Ok((Box::new(move |out, stop| kafka.run(out, stop).map_err(|e| e.to_string())), None))
+                let gaps = kafka.gaps();
+                Ok(Prepared { gaps, ..Prepared::new(move |out, stop| kafka.run(out, stop).map_err(kafka_failed)) })
             }
             SourceKind::RabbitMq => {
                 let rabbit = RabbitConfig { until_end, ..config.source.rabbitmq.clone() };
                 let rabbit = rabbitmq::open(rabbit, self.decoder(), resume, acknowledge, lags);
                 let rabbit = rabbit.map_err(Failure::refused)?;
-                Ok((Box::new(move |out, stop| rabbit.run(out, stop).map_err(|e| e.to_string())), None))
+                Ok(Prepared::new(move |out, stop| rabbit.run(out, stop).map_err(Failure::failed)))
             }
             SourceKind::Synthetic => {
                 let market = match resume.iter().find_map(|resume| resume.fingerprint) {
@@ -105,15 +143,17 @@ impl Preparing<'_> {
                     })?,
                 };
                 synthetic::Market::new(&market, &instruments).map_err(|e| Failure::refused(format!("source.{e}")))?;
-                let run = move |out: &_, stop: &_| {
-                    synthetic::run(&market, &instruments, out, stop).map_err(|e| e.to_string())
-                };
-                Ok((Box::new(run), None))
+                Ok(Prepared::new(move |out, stop| {
+                    synthetic::run(&market, &instruments, out, stop).map_err(Failure::failed)
+                }))
             }
             SourceKind::File => {
-                let files = open_files(config, instruments).map_err(Failure::Refused)?;
-                let progress = files.progress();
-                Ok((Box::new(move |out, stop| files.run(out, stop).map_err(|e| e.to_string())), Some(progress)))
+                let files = open_files(config, instruments).map_err(Failure::Refused)?.resumed(&resume);
+                let progress = Some(files.progress());
+                Ok(Prepared {
+                    progress,
+                    ..Prepared::new(move |out, stop| files.run(out, stop).map_err(Failure::failed))
+                })
             }
         }
     }

@@ -1,13 +1,17 @@
 //! What a process begins with: the store, and what stands in it.
 
+use super::live::INSTRUMENTS;
 use super::{Failure, Live, Shutdown, Watch, read_updates};
-use crate::committer::Target;
+use crate::committer::{Target, wall_now};
 use crate::config::Config;
-use marea_model::{ConfigUpdate, Instruments, LiveConfig, Partition, PartitionMark, Restoration};
-use marea_sinks::Store;
+use marea_model::live::{GAPS, encode_segment};
+use marea_model::time::format_rfc3339;
+use marea_model::{ConfigUpdate, Instruments, LiveConfig, Partition, PartitionMark, Restoration, Symbol, Timeframe};
 use marea_sinks::store::{Ledger, StoreTarget};
-use marea_sources::live_file;
-use std::collections::BTreeMap;
+use marea_sinks::{Store, StoreError};
+use marea_sources::{Gap, live_file};
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,7 +39,7 @@ pub(super) fn open_store(
                     tracing::warn!(%error, "waiting for the store");
                 }
                 if !shutdown.stop.sleep(STANDBY_LOOK) {
-                    return Err(Failure::failed(error));
+                    return Err(Failure::Stopped);
                 }
                 continue;
             }
@@ -48,9 +52,56 @@ pub(super) fn open_store(
             tracing::warn!("store {target}: another process has it: standing by until that one is gone");
         }
         if !shutdown.stop.sleep(STANDBY_LOOK) {
-            return Err(Failure::failed("stopped while standing by"));
+            return Err(Failure::Stopped);
         }
     }
+}
+
+/// All that a restart begins with; `as_it_stands` where records that it would read once more are lost. A store that does
+/// not answer is waited for.
+pub(super) fn restoration(
+    target: &mut Target,
+    base: Timeframe,
+    as_it_stands: bool,
+    runtime: &tokio::runtime::Runtime,
+    shutdown: &Shutdown,
+) -> Result<Option<Restoration>, Failure> {
+    let Target::Store(store) = target else { return Ok(None) };
+    let mut said = false;
+    loop {
+        let read = match as_it_stands {
+            false => runtime.block_on(store.restoration(base)),
+            true => runtime.block_on(store.restoration_as_it_stands(base)),
+        };
+        match read {
+            Ok(restoration) => return Ok(restoration),
+            Err(error) if error.retryable() => {
+                if !std::mem::replace(&mut said, true) {
+                    tracing::warn!(%error, "waiting for the store");
+                }
+                if !shutdown.stop.sleep(STANDBY_LOOK) {
+                    return Err(Failure::Stopped);
+                }
+            }
+            // To start again is to stand by.
+            Err(error @ StoreError::Fenced { .. }) => return Err(Failure::failed(error)),
+            Err(error) => return Err(Failure::refused(error)),
+        }
+    }
+}
+
+/// What the pipeline notes of records that were lost, among the changes of the live configuration.
+pub(super) fn noted(gap: &Gap, generation: u64) -> ConfigUpdate {
+    let value = json!({
+        "at": format_rfc3339(wall_now()),
+        "available": gap.available,
+        "cause": gap.cause.as_str(),
+        "committed": gap.committed,
+        "generation": generation,
+        "wanted": gap.wanted,
+    });
+    let key = format!("{GAPS}{}", encode_segment(gap.partition.as_str()));
+    ConfigUpdate::Put { key, value: value.to_string(), revision: 0 }
 }
 
 /// Whether a run may begin, or go on, in this store. Only reads: a process that writes to it is not fenced.
@@ -69,6 +120,33 @@ pub fn check_store(target: &StoreTarget, resume: bool) -> Result<(), Failure> {
     }
 }
 
+/// What of instruments was changed since the run was left, and cannot be: what stands was computed with it. What was
+/// written while it ran, and had no effect then, is no change.
+fn changed_instruments(stood: &Instruments, now: &Instruments, first: &[ConfigUpdate]) -> Vec<String> {
+    let is_new = |name: &str| {
+        let key = format!("{INSTRUMENTS}{name}");
+        first.iter().any(|update| update.key() == Some(key.as_str()))
+    };
+    let symbols: BTreeSet<&Symbol> = stood.by_symbol.keys().chain(now.by_symbol.keys()).collect();
+    let of_symbol = |symbol: &&Symbol| (encode_segment(symbol.as_str()), *stood.get(**symbol), *now.get(**symbol));
+    let default = ("default".to_owned(), stood.default, now.default);
+    let all = std::iter::once(default).chain(symbols.iter().map(of_symbol));
+    let mut changed = Vec::new();
+    for (name, was, is) in all.filter(|(name, ..)| is_new("default") || is_new(name)) {
+        let mut differs = |field: &str, was: String, is: String| {
+            if was != is {
+                changed.push(format!(
+                    "{INSTRUMENTS}{name}: {field} is {is}, and the store was computed with {was}: set it back, or start \
+                     with an empty store and replay"
+                ));
+            }
+        };
+        differs("scale", was.scale.to_string(), is.scale.to_string());
+        differs("price_source", json!(was.price_source).to_string(), json!(is.price_source).to_string());
+    }
+    changed
+}
+
 /// Where each partition stood.
 pub(super) type Marks = BTreeMap<Partition, PartitionMark>;
 
@@ -84,7 +162,12 @@ pub(super) struct Standing {
 }
 
 impl Standing {
-    pub(super) fn new(config: &Config, live: &mut Live, restoration: Option<&Restoration>) -> Standing {
+    /// Refuses an instrument whose scale or price source changed since the run was left: what stands could not go on.
+    pub(super) fn new(
+        config: &Config,
+        live: &mut Live,
+        restoration: Option<&Restoration>,
+    ) -> Result<Standing, Failure> {
         let Some(restoration) = restoration else {
             let read = live.read(config);
             let mut first = live_file::diff(&BTreeMap::new(), &live.tree, live.revision);
@@ -92,11 +175,18 @@ impl Standing {
                 // So that a restart knows that it began with nothing.
                 first.push(ConfigUpdate::Stale(false));
             }
-            return Standing { instruments: Arc::new(read.instruments().clone()), read, first, marks: Marks::new() };
+            return Ok(Standing {
+                instruments: Arc::new(read.instruments().clone()),
+                read,
+                first,
+                marks: Marks::new(),
+            });
         };
         let (mut tree, mut stale, mut last) = (BTreeMap::new(), false, 0);
         for update in &restoration.config {
             match update {
+                // A note, and no configuration.
+                ConfigUpdate::Put { key, .. } if key.starts_with(GAPS) => {}
                 ConfigUpdate::Put { key, value, revision } => {
                     tree.insert(key.clone(), value.clone());
                     last = last.max(*revision);
@@ -116,7 +206,11 @@ impl Standing {
             first.push(ConfigUpdate::Stale(false));
         }
         let initial = read_updates(&restoration.config, config);
+        let changed = changed_instruments(initial.initial(), live.read(config).instruments(), &first);
+        if !changed.is_empty() {
+            return Err(Failure::Refused(changed));
+        }
         let instruments = Arc::new(initial.initial().clone());
-        Standing { read: initial, first, instruments, marks: restoration.partitions.clone() }
+        Ok(Standing { read: initial, first, instruments, marks: restoration.partitions.clone() })
     }
 }

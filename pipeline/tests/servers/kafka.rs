@@ -1,7 +1,13 @@
 //! Kafka: live and historical are the same (law L6), whatever happens to the broker and to us.
 
 use crate::common::{Feed, Market, assert_same, market};
+use marea_model::ConfigUpdate;
 use marea_servers::Kafka;
+use marea_sinks::store::Reader;
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::process::Command;
 use std::time::Duration;
 
@@ -108,4 +114,66 @@ fn killed(store: &[(&str, &str)]) {
     let accounts = std::fs::read_to_string(market.path().join("accounts.jsonl")).unwrap().lines().count();
     assert_eq!(totals["records_in"], market.ticks + accounts, "0 lost, 0 twice: {totals}");
     assert_eq!(totals["dead"], 0, "{totals}");
+}
+
+/// Retention has taken a part of what a restart reads again: refused; and where it is accepted, nothing that stands is
+/// computed of what is left.
+#[test]
+fn what_retention_took_of_a_restart_is_refused_or_stands_as_it_stood() {
+    let market = market(24_000);
+    let broker = marea_servers::shared::kafka();
+    let topic = Topic::new(broker, "taken");
+    broker.create_topic("taken", 1, &[]).unwrap();
+    topic.publish(&market, "json");
+    let args = ["run", "--until", &market.until, "--clock", "event", "--live", "live.toml", "--store", "taken.db"];
+    let run = |more: &[&str]| {
+        let args = [&args[..], &["--format", "json"], more].concat();
+        market.marea(&args, &topic.env()).output().unwrap()
+    };
+    let first = run(&["--dump", "before"]);
+    assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let admin: AdminClient<DefaultClientContext> =
+            ClientConfig::new().set("bootstrap.servers", broker.brokers()).create().unwrap();
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset("taken", 0, Offset::Offset(20_000)).unwrap();
+        admin.delete_records(&list, &AdminOptions::new()).await.unwrap();
+    });
+
+    let refused = run(&[]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains("kafka:taken/0: offset ") && said.contains("the broker has records from 20000 only"),
+        "{said}"
+    );
+
+    for (round, notes) in [("first", 1), ("second", 1)] {
+        let accepted = run(&["--accept-gap", "--dump", round]);
+        let said = String::from_utf8_lossy(&accepted.stderr);
+        assert!(accepted.status.success(), "{said}");
+        assert!(!said.contains("recomputed otherwise"), "{said}");
+        assert_same(&market.dump("before"), &market.dump(round), round);
+        let events = runtime.block_on(async {
+            let reader = Reader::open(market.path().join("taken.db")).await.unwrap();
+            reader.config_events().await.unwrap()
+        });
+        let of_gaps = events.into_iter().filter_map(|event| match event {
+            ConfigUpdate::Put { key, value, .. } if key.starts_with("/marea/gaps/") => Some((key, value)),
+            ConfigUpdate::Delete { key, .. } => panic!("{key} was deleted"),
+            _ => None,
+        });
+        let of_gaps: Vec<(String, String)> = of_gaps.collect();
+        assert_eq!(of_gaps.len(), notes, "{round}: {of_gaps:?}");
+        let (key, value) = &of_gaps[0];
+        assert!(key.contains("taken"), "{key}");
+        let value: serde_json::Value = serde_json::from_str(value).unwrap();
+        assert_eq!(
+            (value["available"].as_u64(), value["cause"].as_str()),
+            (Some(20_000), Some("retention")),
+            "{value}"
+        );
+        assert!(value["wanted"].as_u64() < Some(20_000) && value["generation"].as_u64() > Some(1), "{value}");
+    }
 }

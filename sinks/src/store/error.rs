@@ -1,7 +1,7 @@
 //! Why the store refused.
 
-use marea_model::Epoch;
 use marea_model::output::Key;
+use marea_model::{Epoch, Timeframe};
 use std::sync::Arc;
 
 /// Why the store refused. `store` is its path, or its address without a password.
@@ -63,6 +63,19 @@ pub enum StoreError {
         found: i64,
         /// Ours.
         known: i64,
+    },
+    /// It was computed from bars of another timeframe.
+    #[error(
+        "store {store}: its smallest bars are of {found}, and pipeline.timeframes begins with {wanted}: begin with {found} \
+         as before, or start with an empty store and replay"
+    )]
+    BaseTimeframe {
+        /// Which.
+        store: Arc<str>,
+        /// The smallest timeframe in it.
+        found: Timeframe,
+        /// As configured.
+        wanted: Timeframe,
     },
     /// A table is not there.
     #[error("store {store}: table {table} is missing: restore a backup or start with an empty store")]

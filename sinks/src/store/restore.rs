@@ -6,7 +6,7 @@ use super::ledger::Ledger;
 use super::link::{Link, Named};
 use super::load::{CONFIG_EVENTS, body, config_event, last_open};
 use super::tables;
-use super::verify::symbols;
+use super::verify::{symbols, timeframes};
 use marea_model::{
     BarBody, Cursor, Epoch, Nanos, Partition, Price, Quote, RawMessage, Restoration, Sealed, Symbol, Tick, Timeframe,
 };
@@ -24,15 +24,21 @@ const DEAD: &str = "SELECT d.source_partition, d.source_offset, d.source_row FRO
 const RAW: &str = "SELECT source_partition, source_offset, content_type, receive_time, body FROM raw_messages \
                    ORDER BY source_partition, source_offset";
 
-/// Everything as of the last committed epoch; none if there is none.
+/// Everything as of the last committed epoch; none if there is none. `as_it_stands`: nothing is read again, every bar
+/// counts as sealed.
 pub(crate) async fn restoration(
     link: &mut Link,
     named: &Named,
     ledger: &Ledger,
     base: Timeframe,
+    as_it_stands: bool,
 ) -> Result<Option<Restoration>, StoreError> {
     let standing = ledger.standing();
     let Some(epoch) = standing.upper.checked_sub(1) else { return Ok(None) };
+    let timeframes = timeframes(link, named, &tables::BARS).await?;
+    if let Some(found) = timeframes.into_iter().min().filter(|found| *found != base) {
+        return Err(StoreError::BaseTimeframe { store: named.store.clone(), found, wanted: base });
+    }
     let sealed = last_open(standing.progress.sealed_through, base);
     let mut restoration = Restoration {
         epoch,
@@ -51,7 +57,13 @@ pub(crate) async fn restoration(
         Ok(())
     })
     .await?;
-    restoration.sealed.bars = bars(link, named, base, sealed).await?;
+    restoration.sealed.bars = bars(link, named, base, if as_it_stands { Nanos::MAX } else { sealed }).await?;
+    if as_it_stands {
+        let last = restoration.sealed.bars.iter().map(|(_, open_time, _)| base.close_time(*open_time)).max();
+        let sealed_through = &mut restoration.progress.sealed_through;
+        *sealed_through = (*sealed_through).max(last.unwrap_or(Nanos::MIN));
+        restoration.partitions.values_mut().for_each(|mark| mark.low = mark.upper);
+    }
     let quotes = &mut restoration.sealed.quotes;
     link.each(named, QUOTES, &[], |row| {
         let quote = match row.optional_int(1)? {

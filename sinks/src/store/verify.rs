@@ -224,7 +224,8 @@ pub(crate) fn symbols(table: &Table) -> String {
 }
 
 /// The distinct timeframes of a table whose key begins with symbol and timeframe.
-async fn timeframes(link: &mut Link, named: &Named, table: &Table) -> Result<Vec<Timeframe>, StoreError> {
+/// The timeframes of which there are rows, each found by one step in the index for each symbol.
+pub(crate) async fn timeframes(link: &mut Link, named: &Named, table: &Table) -> Result<Vec<Timeframe>, StoreError> {
     let name = table.name;
     let sql = format!(
         "{}, series(symbol, timeframe) AS (\

@@ -196,8 +196,19 @@ impl Store {
     /// All that a restart begins with, as of the last committed epoch; none if there is none. `base` is the timeframe of
     /// the bars that ticks make.
     pub async fn restoration(&mut self, base: Timeframe) -> Result<Option<Restoration>, StoreError> {
+        self.restored(base, false).await
+    }
+
+    /// The same where records that a restart would read once more are lost, and that was accepted: nothing is read again.
+    /// Every bar stands as it is, and counts as sealed, so that no bar is made of a part of its ticks: what comes for one
+    /// is `late`, only an amend changes it. What waited for a target or a seal goes on being counted as held.
+    pub async fn restoration_as_it_stands(&mut self, base: Timeframe) -> Result<Option<Restoration>, StoreError> {
+        self.restored(base, true).await
+    }
+
+    async fn restored(&mut self, base: Timeframe, as_it_stands: bool) -> Result<Option<Restoration>, StoreError> {
         let mut link = self.connected().await?;
-        let restoration = restore::restoration(&mut link, &self.named, &self.ledger, base).await?;
+        let restoration = restore::restoration(&mut link, &self.named, &self.ledger, base, as_it_stands).await?;
         self.link = Some(link);
         Ok(restoration)
     }

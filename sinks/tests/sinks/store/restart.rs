@@ -106,7 +106,21 @@ async fn a_restart_begins_with_all_that_stands(place: Place) {
     let cursors: Vec<String> = restored.dead.iter().map(ToString::to_string).collect();
     assert_eq!(cursors, ["a@5.7", "a@8"]);
     assert_eq!(restored.raw, [raw_message("queue", 1), raw_message("queue", 2)]);
-    assert_eq!(store.restoration(Timeframe::H1).await.unwrap().unwrap().sealed.bars, []);
+    // Where what is read again is lost: nothing is, and all bars count as sealed. An amend that waits goes on waiting.
+    let as_it_stands = store.restoration_as_it_stands(Timeframe::M1).await.unwrap().unwrap();
+    let mut bars = bars.to_vec();
+    bars.insert(3, row(minute_bar("IBM", 2, 3)));
+    assert_eq!(as_it_stands.sealed.bars, bars);
+    assert_eq!(as_it_stands.progress.sealed_through, OPEN + 3 * MINUTE);
+    assert_eq!(as_it_stands.progress.closed_through, restored.progress.closed_through);
+    assert!(as_it_stands.partitions.values().all(|mark| mark.low == mark.upper));
+    assert_eq!((as_it_stands.sealed.amends, as_it_stands.config), (restored.sealed.amends, restored.config));
+    // Bars of another base cannot go on.
+    for other in [Timeframe::S1, Timeframe::M5, Timeframe::H1] {
+        let error = store.restoration(other).await.unwrap_err();
+        assert!(!error.retryable() && error.to_string().contains("its smallest bars are of 1m"), "{error}");
+        assert!(error.to_string().contains(&format!("begins with {other}")), "{error}");
+    }
 }
 
 async fn what_may_be_delivered_again_is_known_until_it_is_acknowledged(place: Place) {

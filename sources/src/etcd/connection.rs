@@ -4,8 +4,8 @@
 use super::state::{Change, Range};
 use super::{EtcdConfig, EtcdError};
 use etcd_client::{
-    Client, EventType, GetOptions, KeyValue, KvClient, Txn, TxnOp, TxnOpResponse, TxnResponse, WatchOptions,
-    WatchStream,
+    Client, EventType, GetOptions, KeyValue, KvClient, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse, TxnResponse,
+    WatchOptions, WatchStream,
 };
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ pub(super) struct Count {
     pub(super) revision: i64,
     /// How many keys stand in both folders.
     pub(super) keys: usize,
+    /// When one of them was modified last; 0 without keys.
+    pub(super) modified: i64,
 }
 
 /// What the watch has said.
@@ -57,12 +59,18 @@ impl Connection {
         self.kv.clone()
     }
 
-    /// Counts the keys: the cheapest linearizable read. Errors name no endpoint: the caller knows.
+    /// Counts the keys, and asks for the one that was modified last: a linearizable read of a few bytes. Errors name no
+    /// endpoint: the caller knows.
     pub(super) async fn count(mut self) -> Result<Count, etcd_client::Error> {
-        let answer = self.kv.txn(both(&GetOptions::new().with_count_only())).await?;
+        let last = GetOptions::new().with_keys_only().with_sort(SortTarget::Mod, SortOrder::Descend).with_limit(1);
+        let answer = self.kv.txn(both(&last)).await?;
         let (cluster, revision) = header(&answer)?;
-        let keys = gets(&answer).map(|get| usize::try_from(get.count()).unwrap_or_default()).sum();
-        Ok(Count { cluster, revision, keys })
+        let (mut keys, mut modified) = (0, 0);
+        for get in gets(&answer) {
+            keys += usize::try_from(get.count()).unwrap_or_default();
+            modified = get.kvs().iter().map(KeyValue::mod_revision).fold(modified, i64::max);
+        }
+        Ok(Count { cluster, revision, keys, modified })
     }
 
     /// All keys at one revision, linearizable: one transaction of two Ranges.

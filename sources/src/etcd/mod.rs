@@ -9,8 +9,9 @@
 //!   that only a Range has shown carries that Range's.
 //! * **A gap**: the watch is cancelled, its revision compacted, the connection lost, the cluster another one or its
 //!   revision lower than before (a backup was restored): everything is read again, and the difference is sent. Also
-//!   every 30 s, and when the server counts other keys than are known twice in a row, since some servers lose events
-//!   without a word (3.4.23 does: a watch that begins at a deletion up to which the history was compacted).
+//!   every 30 s, and when twice in a row, a second apart, the server counts other keys than are known or has modified one
+//!   later than is known, since some servers lose events without a word (3.4.23 does: a watch that begins at a deletion up
+//!   to which the history was compacted). A lost put that another one follows is found by the 30 s.
 //! * **Silence**: one linearizable read a second; when the last one that was answered was *sent* is in [`Answered`].
 //!   Five seconds after it, `Stale(true)`. `Stale(false)` comes with the differences of a read that was answered in
 //!   time, in one `Config`; never before the tree is known to be current. Reads count only while the watch stands.

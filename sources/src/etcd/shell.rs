@@ -142,7 +142,7 @@ impl<'a> Shell<'a> {
 
         let (mut count, mut range): (Option<Question<Count>>, Option<Question<Range>>) = (None, None);
         let (mut next_count, mut next_range) = (Instant::now(), Instant::now() + self.timing.recheck);
-        // Whether the last count was another one, and nothing has been heard since that would explain it.
+        // Whether the last count, or the last modification, was another one, and nothing has been heard since that would explain it.
         let mut differs = false;
         let mut step = interval(STEP);
         step.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -161,10 +161,11 @@ impl<'a> Shell<'a> {
                             )));
                         }
                         self.refreshed(question.asked);
-                        let differed = std::mem::replace(&mut differs, answer.keys != self.state.standing());
+                        let (found, known) =
+                            ((answer.keys, answer.modified), (self.state.standing(), self.state.modified()));
+                        let differed = std::mem::replace(&mut differs, found != known);
                         if differs && differed {
-                            let (found, known) = (answer.keys, self.state.standing());
-                            tracing::warn!(found, known, "etcd has lost an event; reading all keys");
+                            tracing::warn!(?found, ?known, "etcd has lost an event; reading all keys");
                             next_range = Instant::now();
                         }
                     }

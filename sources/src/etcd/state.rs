@@ -79,6 +79,12 @@ impl State {
         self.standing
     }
 
+    /// When one of those that stand was modified last; 0 without keys.
+    pub(super) fn modified(&self) -> i64 {
+        let standing = self.keys.values().filter(|known| known.value.is_some());
+        standing.map(|known| known.revision).max().unwrap_or(0)
+    }
+
     pub(super) fn is_stale(&self) -> bool {
         self.stale
     }

@@ -1,7 +1,7 @@
 //! Faults: of the server, of the network, of etcd itself.
 
 use super::PATIENT;
-use super::view::{Ctl, Watching, delete, put};
+use super::view::{Ctl, LONG, Watching, delete, put};
 use marea_model::ConfigUpdate;
 use marea_servers::{Etcd, wait_until};
 use marea_sources::Stop;
@@ -151,6 +151,38 @@ fn a_pause_that_is_short_is_not_said() {
     ctl.put("/echo/a", "1");
     assert!(watching.settle("after", &ctl) < Duration::from_secs(2));
     watching.stop();
+}
+
+/// Entries are blocked only after five seconds without an answer: an election that is shorter blocks nothing.
+#[test]
+fn an_election_blocks_nothing() {
+    let nodes = Etcd::cluster(3).unwrap();
+    let led = |node: &Etcd| node.is_leader().unwrap_or(false);
+    for round in 0..4 {
+        wait_until(LONG, "a leader", || nodes.iter().any(led));
+        let leader = nodes.iter().position(led).unwrap();
+        // Either the leader is watched, or another one.
+        let mut endpoints: Vec<String> = nodes.iter().map(Etcd::endpoint).collect();
+        endpoints.swap(0, if round % 2 == 0 { leader } else { (leader + 1) % 3 });
+        let config = EtcdConfig { endpoints, ..EtcdConfig::default() };
+        let ctl = Ctl::new(&nodes[(leader + 1) % 3].endpoint());
+        ctl.txn(&[("/echo/a", Some("before"))]);
+        let mut watching = Watching::start(&config, PATIENT);
+        let killed = Instant::now();
+        nodes[leader].kill().unwrap();
+        let value = round.to_string();
+        wait_until(LONG, "a write", || ctl.try_txn(&[("/echo/a", Some(&value))]).is_ok());
+        let election = killed.elapsed();
+        let mut stale = false;
+        while watching.view.tree.get("/echo/a") != Some(&value) {
+            stale |= watching.next().contains(&ConfigUpdate::Stale(true));
+        }
+        println!("a write after {election:?}, heard of after {:?}, blocked: {stale}", killed.elapsed());
+        // The last read may have been sent a second before the kill.
+        assert!(!stale || election >= Duration::from_millis(3_500), "{election:?}");
+        watching.stop();
+        nodes[leader].restart().unwrap();
+    }
 }
 
 #[test]

@@ -223,6 +223,26 @@ fn a_server_with_another_past_is_read_anew() {
     watching.stop();
 }
 
+/// The same cluster at the same revision with as many keys: only when one was modified tells that an event is missing.
+#[test]
+fn a_put_that_is_never_told_is_found() {
+    let mut own = Own::start(false);
+    let ctl = Ctl::new(&own.endpoint());
+    for (key, value) in [("/echo/a", "1"), ("/kind/x", "1"), ("/kind/x", "2")] {
+        ctl.txn(&[(key, Some(value))]);
+    }
+    let from = load(&ctl.config(), &Stop::new()).unwrap();
+    own.wiped();
+    let ctl = Ctl::new(&own.endpoint());
+    wait_until(Duration::from_secs(10), "a write", || ctl.try_txn(&[("/kind/x", Some("1"))]).is_ok());
+    let put_at = ctl.txn(&[("/echo/a", Some("2"))]);
+    while ctl.txn(&[("/kind/x", Some("2"))]) < from.revision {}
+    let timing = Timing { stale_after: Duration::from_secs(60), ..PATIENT };
+    let mut watching = Watching::from(&ctl.config(), timing, from);
+    assert_eq!(watching.next(), [put("/echo/a", "2", put_at)]);
+    watching.stop();
+}
+
 #[test]
 fn a_snapshot_of_another_past_is_noticed() {
     let (_guard, ctl) = alone();

@@ -187,16 +187,8 @@ impl Target {
         match args.to {
             Broker::Kafka => {
                 let kafka = &config.source.kafka;
-                let security = &kafka.security;
                 let publisher = KafkaPublisher::new(KafkaPublisherConfig {
-                    protocol: security.protocol.as_str().to_owned(),
-                    ca: security.ca.clone(),
-                    certificate: security.certificate.clone(),
-                    key: security.key.clone(),
-                    key_password: security.key_password.clone(),
-                    mechanism: security.mechanism.clone(),
-                    username: security.username.clone(),
-                    password: security.password.clone(),
+                    security: kafka.security.clone(),
                     ..KafkaPublisherConfig::new(kafka.brokers.clone())
                 });
                 let publisher = publisher.map_err(text)?;

@@ -18,6 +18,7 @@ pub mod policy;
 pub mod progress;
 pub mod recommendation;
 pub mod restore;
+pub mod security;
 pub mod strategy;
 pub mod tick;
 pub mod ticks;

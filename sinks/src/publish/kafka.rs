@@ -12,6 +12,7 @@
 //! Topics are never created but by [`KafkaPublisher::ensure_topic`].
 
 use super::PublishError;
+use marea_model::security::Security;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::{ClientContext, DefaultClientContext};
@@ -19,8 +20,6 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError as ClientError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
-use std::fmt;
-use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
@@ -32,27 +31,13 @@ const FULL: Duration = Duration::from_millis(5);
 /// How long a broker may take to create a topic.
 const CREATE: Duration = Duration::from_secs(30);
 
-/// Where to write. Its `Debug` shows no passwords.
-#[derive(Clone, PartialEq, Eq)]
+/// Where to write.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KafkaPublisherConfig {
     /// `host:port`, several separated by commas.
     pub brokers: String,
-    /// `plaintext`, `ssl`, `sasl_plaintext` or `sasl_ssl`.
-    pub protocol: String,
-    /// The certificates (PEM) that are trusted; the system's without.
-    pub ca: Option<PathBuf>,
-    /// Our own certificate (PEM).
-    pub certificate: Option<PathBuf>,
-    /// Its key (PEM).
-    pub key: Option<PathBuf>,
-    /// What opens the key.
-    pub key_password: Option<String>,
-    /// `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`.
-    pub mechanism: Option<String>,
-    /// The user.
-    pub username: Option<String>,
-    /// The user's password.
-    pub password: Option<String>,
+    /// How the connection is secured.
+    pub security: Security,
     /// How long a message may wait for its acknowledgement, in milliseconds, before it counts as undelivered.
     pub delivery_timeout_ms: u32,
 }
@@ -60,41 +45,15 @@ pub struct KafkaPublisherConfig {
 impl KafkaPublisherConfig {
     /// Writes to these brokers, in clear.
     pub fn new(brokers: impl Into<String>) -> Self {
-        KafkaPublisherConfig {
-            brokers: brokers.into(),
-            protocol: "plaintext".to_owned(),
-            ca: None,
-            certificate: None,
-            key: None,
-            key_password: None,
-            mechanism: None,
-            username: None,
-            password: None,
-            delivery_timeout_ms: 120_000,
-        }
+        KafkaPublisherConfig { brokers: brokers.into(), security: Security::default(), delivery_timeout_ms: 120_000 }
     }
 
     fn client(&self) -> ClientConfig {
         let mut client = ClientConfig::new();
-        client
-            .set("bootstrap.servers", &self.brokers)
-            .set("client.id", "marea")
-            .set("security.protocol", &self.protocol);
-        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
-        let settings = [
-            ("ssl.ca.location", path(&self.ca)),
-            ("ssl.certificate.location", path(&self.certificate)),
-            ("ssl.key.location", path(&self.key)),
-            ("ssl.key.password", self.key_password.clone()),
-            ("sasl.mechanisms", self.mechanism.clone()),
-            ("sasl.username", self.username.clone()),
-            ("sasl.password", self.password.clone()),
-        ];
-        for (key, value) in settings {
-            if let Some(value) = value {
-                client.set(key, value);
-            }
-        }
+        client.set("bootstrap.servers", &self.brokers).set("client.id", "marea");
+        self.security.settings().into_iter().for_each(|(key, value)| {
+            client.set(key, value);
+        });
         client.set("reconnect.backoff.max.ms", "1000").set("socket.nagle.disable", "true");
         client
     }
@@ -113,24 +72,6 @@ impl KafkaPublisherConfig {
             .set("allow.auto.create.topics", "false")
             .set("partitioner", "murmur2_random");
         client
-    }
-}
-
-impl fmt::Debug for KafkaPublisherConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hidden = |secret: &Option<String>| secret.as_ref().map(|_| "…");
-        f.debug_struct("KafkaPublisherConfig")
-            .field("brokers", &self.brokers)
-            .field("protocol", &self.protocol)
-            .field("ca", &self.ca)
-            .field("certificate", &self.certificate)
-            .field("key", &self.key)
-            .field("key_password", &hidden(&self.key_password))
-            .field("mechanism", &self.mechanism)
-            .field("username", &self.username)
-            .field("password", &hidden(&self.password))
-            .field("delivery_timeout_ms", &self.delivery_timeout_ms)
-            .finish()
     }
 }
 
@@ -338,14 +279,15 @@ mod tests {
     #[test]
     fn passwords_are_not_shown() {
         let hush = Some("hush".to_owned());
-        let config =
-            KafkaPublisherConfig { key_password: hush.clone(), password: hush, ..KafkaPublisherConfig::new("b:1") };
+        let security = Security { key_password: hush.clone(), password: hush, ..Security::default() };
+        let config = KafkaPublisherConfig { security, ..KafkaPublisherConfig::new("b:1") };
         assert!(!format!("{config:?}").contains("hush"));
     }
 
     #[test]
     fn a_wrong_setting_is_refused_at_once() {
-        let config = KafkaPublisherConfig { protocol: "carrier pigeon".to_owned(), ..KafkaPublisherConfig::new("b:1") };
+        let security = Security { mechanism: Some("carrier pigeon".to_owned()), ..Security::default() };
+        let config = KafkaPublisherConfig { security, ..KafkaPublisherConfig::new("b:1") };
         assert!(matches!(KafkaPublisher::new(config), Err(PublishError::Config(_))));
     }
 

@@ -2,143 +2,49 @@
 
 use super::KafkaError;
 use marea_model::Partition;
+pub use marea_model::security::{Protocol, Security};
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
-use std::fmt;
 use std::fs::File;
-use std::path::{Path, PathBuf};
-
-/// How the connection is secured.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Protocol {
-    /// Not at all.
-    #[default]
-    Plaintext,
-    /// TLS.
-    Ssl,
-    /// A user and password, in clear.
-    SaslPlaintext,
-    /// A user and password, over TLS.
-    SaslSsl,
-}
-
-impl Protocol {
-    /// Every protocol.
-    pub const ALL: [Protocol; 4] = [Protocol::Plaintext, Protocol::Ssl, Protocol::SaslPlaintext, Protocol::SaslSsl];
-
-    /// Its name in configurations.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Protocol::Plaintext => "plaintext",
-            Protocol::Ssl => "ssl",
-            Protocol::SaslPlaintext => "sasl_plaintext",
-            Protocol::SaslSsl => "sasl_ssl",
-        }
-    }
-
-    fn has_tls(self) -> bool {
-        matches!(self, Protocol::Ssl | Protocol::SaslSsl)
-    }
-
-    fn has_user(self) -> bool {
-        matches!(self, Protocol::SaslPlaintext | Protocol::SaslSsl)
-    }
-}
+use std::path::Path;
 
 /// The mechanisms of authentication.
 const MECHANISMS: [&str; 3] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"];
 
-/// How brokers are trusted, and how they trust us. Its `Debug` shows no passwords.
-#[derive(Clone, PartialEq, Eq, Default)]
-pub struct Security {
-    /// TLS, a user, both, or neither.
-    pub protocol: Protocol,
-    /// The certificates (PEM) that are trusted; the system's without.
-    pub ca: Option<PathBuf>,
-    /// Our own certificate (PEM).
-    pub certificate: Option<PathBuf>,
-    /// Its key (PEM).
-    pub key: Option<PathBuf>,
-    /// What opens the key.
-    pub key_password: Option<String>,
-    /// `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`.
-    pub mechanism: Option<String>,
-    /// The user.
-    pub username: Option<String>,
-    /// The user's password.
-    pub password: Option<String>,
-}
-
-impl fmt::Debug for Security {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hidden = |secret: &Option<String>| secret.as_ref().map(|_| "…");
-        f.debug_struct("Security")
-            .field("protocol", &self.protocol)
-            .field("ca", &self.ca)
-            .field("certificate", &self.certificate)
-            .field("key", &self.key)
-            .field("key_password", &hidden(&self.key_password))
-            .field("mechanism", &self.mechanism)
-            .field("username", &self.username)
-            .field("password", &hidden(&self.password))
-            .finish()
-    }
-}
-
-impl Security {
-    fn check(&self, wrong: &mut Vec<String>) {
-        let tls = [("ca", &self.ca), ("certificate", &self.certificate), ("key", &self.key)];
-        for (name, path) in tls {
-            let Some(path) = path else { continue };
-            if !self.protocol.has_tls() {
-                wrong.push(format!("security.{name}: is of no use with protocol {}", self.protocol.as_str()));
-            } else if let Err(cause) = readable(path) {
-                wrong.push(format!("security.{name}: {}: {cause}", path.display()));
-            }
+/// What is wrong with it. Looks at files.
+fn check_security(security: &Security, wrong: &mut Vec<String>) {
+    let tls = [("ca", &security.ca), ("certificate", &security.certificate), ("key", &security.key)];
+    for (name, path) in tls {
+        let Some(path) = path else { continue };
+        if !security.protocol.has_tls() {
+            wrong.push(format!("security.{name}: is of no use with protocol {}", security.protocol.as_str()));
+        } else if let Err(cause) = readable(path) {
+            wrong.push(format!("security.{name}: {}: {cause}", path.display()));
         }
-        match (&self.certificate, &self.key) {
-            (Some(_), None) => wrong.push("security.key: the certificate needs its key".to_owned()),
-            (None, Some(_)) => wrong.push("security.certificate: the key needs its certificate".to_owned()),
+    }
+    match (&security.certificate, &security.key) {
+        (Some(_), None) => wrong.push("security.key: the certificate needs its key".to_owned()),
+        (None, Some(_)) => wrong.push("security.certificate: the key needs its certificate".to_owned()),
+        _ => {}
+    }
+    if security.key_password.is_some() && security.key.is_none() {
+        wrong.push("security.key_password: there is no key".to_owned());
+    }
+    let user = [("mechanism", &security.mechanism), ("username", &security.username), ("password", &security.password)];
+    for (name, value) in user {
+        match (security.protocol.has_user(), value) {
+            (true, None) => {
+                wrong.push(format!("security.{name}: is missing, protocol {} needs it", security.protocol.as_str()));
+            }
+            (true, Some(value)) if value.is_empty() => wrong.push(format!("security.{name}: is empty")),
+            (false, Some(_)) => {
+                wrong.push(format!("security.{name}: is of no use with protocol {}", security.protocol.as_str()));
+            }
             _ => {}
         }
-        if self.key_password.is_some() && self.key.is_none() {
-            wrong.push("security.key_password: there is no key".to_owned());
-        }
-        let user = [("mechanism", &self.mechanism), ("username", &self.username), ("password", &self.password)];
-        for (name, value) in user {
-            match (self.protocol.has_user(), value) {
-                (true, None) => {
-                    wrong.push(format!("security.{name}: is missing, protocol {} needs it", self.protocol.as_str()));
-                }
-                (true, Some(value)) if value.is_empty() => wrong.push(format!("security.{name}: is empty")),
-                (false, Some(_)) => {
-                    wrong.push(format!("security.{name}: is of no use with protocol {}", self.protocol.as_str()));
-                }
-                _ => {}
-            }
-        }
-        if let Some(mechanism) = self.mechanism.as_deref().filter(|m| !m.is_empty() && !MECHANISMS.contains(m)) {
-            wrong.push(format!("security.mechanism: {mechanism:?} must be one of {}", MECHANISMS.join(", ")));
-        }
     }
-
-    fn apply(&self, client: &mut ClientConfig) {
-        client.set("security.protocol", self.protocol.as_str());
-        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
-        let settings = [
-            ("ssl.ca.location", path(&self.ca)),
-            ("ssl.certificate.location", path(&self.certificate)),
-            ("ssl.key.location", path(&self.key)),
-            ("ssl.key.password", self.key_password.clone()),
-            ("sasl.mechanisms", self.mechanism.clone()),
-            ("sasl.username", self.username.clone()),
-            ("sasl.password", self.password.clone()),
-        ];
-        for (key, value) in settings {
-            if let Some(value) = value {
-                client.set(key, value);
-            }
-        }
+    if let Some(mechanism) = security.mechanism.as_deref().filter(|m| !m.is_empty() && !MECHANISMS.contains(m)) {
+        wrong.push(format!("security.mechanism: {mechanism:?} must be one of {}", MECHANISMS.join(", ")));
     }
 }
 
@@ -188,7 +94,7 @@ impl KafkaConfig {
         if self.group.is_empty() || self.group.len() > 255 || self.group.chars().any(char::is_control) {
             wrong.push(format!("group: {:?} must be 1 to 255 bytes without control characters", self.group));
         }
-        self.security.check(&mut wrong);
+        check_security(&self.security, &mut wrong);
         wrong
     }
 
@@ -216,7 +122,9 @@ impl KafkaConfig {
             .set("fetch.error.backoff.ms", "100")
             .set("reconnect.backoff.max.ms", "1000")
             .set("socket.nagle.disable", "true");
-        self.security.apply(&mut client);
+        self.security.settings().into_iter().for_each(|(key, value)| {
+            client.set(key, value);
+        });
         client
     }
 }

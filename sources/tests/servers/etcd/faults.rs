@@ -170,14 +170,16 @@ fn an_election_blocks_nothing() {
         let mut watching = Watching::start(&config, PATIENT);
         let killed = Instant::now();
         nodes[leader].kill().unwrap();
+        // A killed leader is a leader no more: nobody answers for it.
+        wait_until(LONG, "another leader", || nodes.iter().any(led));
+        let election = killed.elapsed();
         let value = round.to_string();
         wait_until(LONG, "a write", || ctl.try_txn(&[("/echo/a", Some(&value))]).is_ok());
-        let election = killed.elapsed();
         let mut stale = false;
         while watching.view.tree.get("/echo/a") != Some(&value) {
             stale |= watching.next().contains(&ConfigUpdate::Stale(true));
         }
-        println!("a write after {election:?}, heard of after {:?}, blocked: {stale}", killed.elapsed());
+        println!("a leader after {election:?}, a write heard of after {:?}, blocked: {stale}", killed.elapsed());
         // The last read may have been sent a second before the kill.
         assert!(!stale || election >= Duration::from_millis(3_500), "{election:?}");
         watching.stop();

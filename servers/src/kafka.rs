@@ -9,7 +9,7 @@ use rustix::process::Signal;
 
 use crate::folder::Folder;
 use crate::process::{self, Host, Plan, Process, require};
-use crate::{ServerError, jars, net, process_methods};
+use crate::{Certificates, ServerError, jars, net, process_methods};
 
 const SERVER: &str = "kafka";
 const DEADLINE: Duration = Duration::from_secs(90);
@@ -23,6 +23,8 @@ const CREATE_TOPICS: (i16, i16) = (19, 2);
 pub struct Kafka {
     host: Host,
     address: String,
+    /// Other ways to it, and their ports.
+    secure: Vec<(&'static str, u16)>,
 }
 
 process_methods!(Kafka);
@@ -32,17 +34,31 @@ impl Kafka {
     pub fn start() -> Result<Self, ServerError> {
         let jars = jars::fetch()?;
         let class_archive = jars::archive(&jars).map(|archive| format!("-XX:SharedArchiveFile={}", archive.display()));
-        Self::start_from(&jars, class_archive.as_slice())
+        Self::start_from(&jars, class_archive.as_slice(), None)
+    }
+
+    /// The same with more ways to it: see [`Kafka::secure`].
+    pub fn start_secure(certificates: &Certificates) -> Result<Self, ServerError> {
+        Self::start_from(&jars::fetch()?, &[], Some(certificates))
     }
 
     pub(crate) fn external(address: String, variable: &'static str) -> Self {
-        Self { host: Host::External { server: SERVER, variable }, address }
+        Self { host: Host::External { server: SERVER, variable }, address, secure: Vec::new() }
     }
 
     /// `bootstrap.servers` for a client: `127.0.0.1:port`.
     pub fn brokers(&self) -> String {
         self.address.clone()
     }
+
+    /// `bootstrap.servers` of a way that [`Kafka::start_secure`] has: `TLS` wants a certificate of ours, `SCRAM` takes TLS and
+    /// SCRAM-SHA-512 with the user [`Kafka::USER`], `EXPIRED` shows a certificate that has expired.
+    pub fn secure(&self, way: &str) -> Option<String> {
+        self.secure.iter().find(|(name, _)| *name == way).map(|(_, port)| format!("127.0.0.1:{port}"))
+    }
+
+    /// User and password of the way `SCRAM`.
+    pub const USER: (&str, &str) = ("marea", "hush-hush");
 
     /// Creates a topic with its settings (`retention.ms` and the like).
     pub fn create_topic(&self, name: &str, partitions: u32, settings: &[(&str, &str)]) -> Result<(), ServerError> {
@@ -55,12 +71,23 @@ impl Kafka {
         }
     }
 
-    fn start_from(jars: &Path, java_flags: &[String]) -> Result<Self, ServerError> {
+    fn start_from(
+        jars: &Path,
+        java_flags: &[String],
+        certificates: Option<&Certificates>,
+    ) -> Result<Self, ServerError> {
         let java = java()?;
         let folder = Folder::new(SERVER)?;
-        let [port, controller] = net::free_ports()?;
+        let [port, controller, tls, scram, expired] = net::free_ports()?;
+        let mut secure = Vec::new();
+        if certificates.is_some() {
+            secure.extend([("TLS", tls), ("SCRAM", scram), ("EXPIRED", expired)]);
+        }
         let address = format!("127.0.0.1:{port}");
-        let properties = properties(&address, controller, &folder.join("data"));
+        let mut properties = properties(&address, controller, &folder.join("data"), &secure);
+        if let Some(certificates) = certificates {
+            properties += &security(certificates);
+        }
         let properties = folder.write(SERVER, "server.properties", &properties)?;
 
         let jvm = {
@@ -69,6 +96,9 @@ impl Kafka {
         };
         let mut format = jvm();
         format.args(["kafka.tools.StorageTool", "format", "--cluster-id", &cluster_id(), "--config"]).arg(&properties);
+        if certificates.is_some() {
+            format.args(["--add-scram", &format!("SCRAM-SHA-512=[name={},password={}]", Self::USER.0, Self::USER.1)]);
+        }
         process::run(SERVER, "formatting its folder", format)?;
 
         let ready = address.clone();
@@ -84,13 +114,13 @@ impl Kafka {
             deadline: DEADLINE,
         };
         let process = Process::start(plan, folder)?;
-        Ok(Self { host: Host::Child(Box::new(process)), address })
+        Ok(Self { host: Host::Child(Box::new(process)), address, secure })
     }
 }
 
 /// Starts and stops Kafka once, with an archive of the classes that it loads as the result.
 pub(crate) fn record_classes(jars: &Path, archive: &Path) -> Result<(), ServerError> {
-    let kafka = Kafka::start_from(jars, &[format!("-XX:ArchiveClassesAtExit={}", archive.display())])?;
+    let kafka = Kafka::start_from(jars, &[format!("-XX:ArchiveClassesAtExit={}", archive.display())], None)?;
     kafka.create_topic("classes", 1, &[])?;
     kafka.stop()
 }
@@ -120,16 +150,17 @@ fn cluster_id() -> String {
 }
 
 /// After SIGKILL the controller lets the broker in again only when the old one's session has ended: hence the short one.
-fn properties(address: &str, controller: u16, data: &Path) -> String {
+fn properties(address: &str, controller: u16, data: &Path, secure: &[(&str, u16)]) -> String {
+    let ways: String = secure.iter().map(|(name, port)| format!(",{name}://127.0.0.1:{port}")).collect();
     format!(
         "\
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://{address},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://{address}
+listeners=PLAINTEXT://{address},CONTROLLER://127.0.0.1:{controller}{ways}
+advertised.listeners=PLAINTEXT://{address}{ways}
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,TLS:SSL,SCRAM:SASL_SSL,EXPIRED:SSL
 inter.broker.listener.name=PLAINTEXT
 log.dirs={data}
 auto.create.topics.enable=false
@@ -156,6 +187,31 @@ num.network.threads=2
 num.io.threads=4
 ",
         data = data.display()
+    )
+}
+
+/// What the secure ways need.
+fn security(certificates: &Certificates) -> String {
+    let of = |way: &str, certificate: &str| {
+        let (key, ca) = (certificates.path(&format!("{certificate}.both.pem")), certificates.path("ca.pem"));
+        format!(
+            "\
+listener.name.{way}.ssl.keystore.type=PEM
+listener.name.{way}.ssl.keystore.location={key}
+listener.name.{way}.ssl.truststore.type=PEM
+listener.name.{way}.ssl.truststore.location={ca}
+",
+            key = key.display(),
+            ca = ca.display()
+        )
+    };
+    let ways = [of("tls", "server"), of("scram", "server"), of("expired", "expired")].concat();
+    format!(
+        "\
+{ways}listener.name.tls.ssl.client.auth=required
+listener.name.scram.sasl.enabled.mechanisms=SCRAM-SHA-512
+listener.name.scram.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+"
     )
 }
 

@@ -10,6 +10,7 @@
 //! name some that run already.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod certificates;
 mod etcd;
 mod exporter;
 mod folder;
@@ -29,6 +30,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub use certificates::Certificates;
 pub use etcd::Etcd;
 pub use exporter::Exporter;
 pub use jars::{KAFKA_VERSION, fetch as fetch_kafka};

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 
 use crate::folder::Folder;
 use crate::process::{self, Host, Plan, Process, require};
-use crate::{ServerError, net, process_methods};
+use crate::{Certificates, ServerError, net, process_methods};
 
 const SERVER: &str = "rabbitmq";
 const EPMD: &str = "rabbitmq's epmd";
@@ -23,6 +23,8 @@ pub struct RabbitMq {
     url: String,
     management: String,
     login: (String, String),
+    /// The port for TLS.
+    tls: Option<u16>,
     // Erlang nodes find each other by a daemon, which would otherwise be started by the first node and stay.
     _epmd: Option<Process>,
 }
@@ -32,16 +34,29 @@ process_methods!(RabbitMq);
 impl RabbitMq {
     /// Starts a node.
     pub fn start() -> Result<Self, ServerError> {
+        Self::launch(None)
+    }
+
+    /// Starts a node that has TLS as well, and wants a certificate of its clients: see [`RabbitMq::secure`].
+    pub fn start_secure(certificates: &Certificates) -> Result<Self, ServerError> {
+        Self::launch(Some(certificates))
+    }
+
+    fn launch(certificates: Option<&Certificates>) -> Result<Self, ServerError> {
         // Debian's script of this name on the path changes the user; this one does not.
         let program = require(SERVER, "rabbitmq-server", PACKAGE, &["/usr/lib/rabbitmq/bin"])?;
         let epmd_program = require(SERVER, "epmd", PACKAGE, &[])?;
         let folder = Folder::new(SERVER)?;
-        let [amqp, management, streams, distribution, epmd_port] = net::free_ports()?;
+        let [amqp, management, streams, distribution, epmd_port, tls] = net::free_ports()?;
         let address = format!("127.0.0.1:{amqp}");
         let ui = format!("127.0.0.1:{management}");
 
         folder.write(SERVER, "enabled_plugins", "[rabbitmq_management,rabbitmq_stream].\n")?;
-        folder.write(SERVER, "rabbitmq.conf", &configuration(amqp, management, streams))?;
+        let mut configuration = configuration(amqp, management, streams);
+        if let Some(certificates) = certificates {
+            configuration += &security(tls, certificates);
+        }
+        folder.write(SERVER, "rabbitmq.conf", &configuration)?;
         write_cookie(&folder)?;
 
         let epmd_plan = Plan {
@@ -98,6 +113,7 @@ impl RabbitMq {
             url: format!("amqp://{USER}:{USER}@{address}/%2f"),
             management: format!("http://{ui}"),
             login: (USER.into(), USER.into()),
+            tls: certificates.is_some().then_some(tls),
             _epmd: Some(epmd),
         })
     }
@@ -114,6 +130,7 @@ impl RabbitMq {
             management: management.unwrap_or_else(|| format!("http://{host}:15672")),
             login: (user.to_string(), password.to_string()),
             url,
+            tls: None,
             _epmd: None,
         }
     }
@@ -121,6 +138,12 @@ impl RabbitMq {
     /// The default virtual host: `amqp://test:test@127.0.0.1:port/%2f`.
     pub fn url(&self) -> String {
         self.url.clone()
+    }
+
+    /// The address of a virtual host by TLS, if it was [started so](RabbitMq::start_secure).
+    pub fn secure(&self, vhost: &str) -> Option<String> {
+        let (user, password) = &self.login;
+        Some(format!("amqps://{user}:{password}@127.0.0.1:{}/{}", self.tls?, net::percent(vhost)))
     }
 
     /// The management interface: `http://127.0.0.1:port`.
@@ -196,6 +219,23 @@ disk_free_limit.absolute = 50MB
 default_user = {USER}
 default_pass = {USER}
 "
+    )
+}
+
+fn security(port: u16, certificates: &Certificates) -> String {
+    let path = |file: &str| certificates.path(file).display().to_string();
+    format!(
+        "\
+listeners.ssl.1 = 127.0.0.1:{port}
+ssl_options.cacertfile = {ca}
+ssl_options.certfile = {certificate}
+ssl_options.keyfile = {key}
+ssl_options.verify = verify_peer
+ssl_options.fail_if_no_peer_cert = true
+",
+        ca = path("ca.pem"),
+        certificate = path("server.pem"),
+        key = path("server.key")
     )
 }
 

@@ -265,6 +265,13 @@ impl Reader {
     fn judge(&self, error: &ClientError) -> Result<Trouble, KafkaError> {
         let trouble = match error {
             ClientError::MessageConsumptionFatal(_) => Trouble::Refused("restart"),
+            // Which of the connections that break never pass is told in words alone.
+            error
+                if matches!(code(error), Code::SSL | Code::BrokerTransportFailure)
+                    && lock(&self.consumer.context().reason).contains("certificate") =>
+            {
+                Trouble::Refused("check security.ca, certificate and key, and the broker's certificate")
+            }
             error => trouble(code(error)),
         };
         if let Trouble::Refused(advice) = trouble {

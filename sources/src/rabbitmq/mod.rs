@@ -260,6 +260,14 @@ pub enum RabbitError {
         /// The broker's words.
         reply: String,
     },
+    /// A certificate is not accepted, by us or by the broker.
+    #[error("{host}: {reason}; check ca, cert and key, and the broker's certificate")]
+    Untrusted {
+        /// Host and port.
+        host: String,
+        /// Whose certificate, and why.
+        reason: String,
+    },
     /// It is a queue where a stream was configured, or the reverse.
     #[error("{partition} is configured as a {configured}, and is a {found}: set the right kind")]
     WrongKind {

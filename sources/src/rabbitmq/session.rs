@@ -214,6 +214,10 @@ impl<'a> Session<'a> {
                     reply: reply.get_message().as_str().to_owned(),
                 })
             }
+            // TLS says only in words what is wrong.
+            _ if error.to_string().to_lowercase().contains("certificate") => {
+                Halt::Fatal(RabbitError::Untrusted { host: self.host(), reason: error.to_string() })
+            }
             _ => Halt::Lost(error.to_string()),
         }
     }

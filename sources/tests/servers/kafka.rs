@@ -57,7 +57,7 @@ fn brokers() -> String {
     shared::kafka().brokers()
 }
 
-fn config(brokers: &str, topic: &str) -> KafkaConfig {
+pub(super) fn config(brokers: &str, topic: &str) -> KafkaConfig {
     KafkaConfig {
         brokers: brokers.to_owned(),
         topic: topic.to_owned(),
@@ -102,7 +102,11 @@ fn put(producer: &BaseProducer, topic: &str, partition: i32, content_type: Optio
 }
 
 fn put_ticks(topic: &str, partition: i32, seqs: std::ops::Range<u64>) {
-    let producer = producer(&brokers(), &[]);
+    put_ticks_at(&brokers(), topic, partition, seqs);
+}
+
+pub(super) fn put_ticks_at(brokers: &str, topic: &str, partition: i32, seqs: std::ops::Range<u64>) {
+    let producer = producer(brokers, &[]);
     seqs.for_each(|seq| put(&producer, topic, partition, Some(JSON), Some(&tick_json(seq))));
     producer.flush(SOON).unwrap();
 }
@@ -148,7 +152,7 @@ fn check(config: KafkaConfig, resume: Vec<Resume>) -> Result<Vec<Gap>, KafkaErro
 }
 
 /// A source at work, and what it sent so far.
-struct Running {
+pub(super) struct Running {
     input: Receiver,
     stop: Stop,
     gaps: Gaps,
@@ -161,7 +165,7 @@ struct Running {
 }
 
 impl Running {
-    fn new(config: KafkaConfig, resume: Vec<Resume>) -> Self {
+    pub(super) fn new(config: KafkaConfig, resume: Vec<Resume>) -> Self {
         Self::with_room(config, resume, 1000)
     }
 
@@ -210,7 +214,7 @@ impl Running {
     }
 
     /// Takes what comes until the source ends by itself.
-    fn end(&mut self) -> Result<(), KafkaError> {
+    pub(super) fn end(&mut self) -> Result<(), KafkaError> {
         let begun = Instant::now();
         while !self.thread.as_ref().unwrap().is_finished() || !self.input.is_empty() {
             assert!(begun.elapsed() < SOON, "{} records, {:?}", self.rows(), self.gaps.take());
@@ -237,7 +241,7 @@ impl Running {
         self.batches.iter().flat_map(|batch| batch.records.iter().map(|record| (record.cursor, record.tick))).collect()
     }
 
-    fn seqs(&self) -> Vec<u64> {
+    pub(super) fn seqs(&self) -> Vec<u64> {
         let mut seqs: Vec<u64> = self.ticks().into_iter().map(|(_, tick)| tick.seq).collect();
         seqs.sort_unstable();
         seqs

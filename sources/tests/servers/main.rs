@@ -4,3 +4,4 @@
 mod etcd;
 mod kafka;
 mod rabbitmq;
+mod secure;

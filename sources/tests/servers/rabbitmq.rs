@@ -39,14 +39,14 @@ fn decoder() -> Decoder {
 }
 
 /// A publisher that waits for every confirm.
-struct Producer {
+pub(super) struct Producer {
     runtime: Runtime,
     connection: Connection,
     channel: Channel,
 }
 
 impl Producer {
-    fn new(url: &str) -> Self {
+    pub(super) fn new(url: &str) -> Self {
         Self::try_new(url).unwrap()
     }
 
@@ -66,7 +66,7 @@ impl Producer {
         Ok(Producer { runtime, connection, channel })
     }
 
-    fn declare(&self, name: &str, kind: &str, arguments: &[(&str, i64)]) {
+    pub(super) fn declare(&self, name: &str, kind: &str, arguments: &[(&str, i64)]) {
         let mut table = FieldTable::default();
         table.insert("x-queue-type".into(), AMQPValue::LongString(kind.into()));
         for (key, value) in arguments {
@@ -96,7 +96,7 @@ impl Producer {
         self.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(5), publish).await }).map_err(late)?
     }
 
-    fn ticks(&self, name: &str, seqs: std::ops::Range<u64>) {
+    pub(super) fn ticks(&self, name: &str, seqs: std::ops::Range<u64>) {
         self.runtime.block_on(async {
             let mut confirms = Vec::new();
             for seq in seqs {
@@ -130,7 +130,7 @@ impl Drop for Producer {
 }
 
 /// A source while it runs, and what came of it.
-struct Run {
+pub(super) struct Run {
     input: Receiver,
     stop: Stop,
     committed: Committed,
@@ -150,7 +150,7 @@ struct Run {
 }
 
 impl Run {
-    fn new(config: RabbitConfig, resume: Vec<Resume>) -> Self {
+    pub(super) fn new(config: RabbitConfig, resume: Vec<Resume>) -> Self {
         let (out, input) = crossbeam_channel::bounded(16);
         let (stop, committed, lags) = (Stop::new(), Committed::default(), Lags::default());
         let source = rabbitmq::open(config, decoder(), resume, committed.clone(), lags.clone()).unwrap();
@@ -220,7 +220,7 @@ impl Run {
     }
 
     /// Until the source ends by itself.
-    fn end(&mut self) -> Result<(), RabbitError> {
+    pub(super) fn end(&mut self) -> Result<(), RabbitError> {
         let begun = Instant::now();
         while self.receive(Duration::from_millis(20)) {
             assert!(begun.elapsed() < DEADLINE, "does not end; {} ticks", self.ticks.len());
@@ -233,7 +233,7 @@ impl Run {
         self.end().unwrap();
     }
 
-    fn seqs(&self) -> Vec<u64> {
+    pub(super) fn seqs(&self) -> Vec<u64> {
         self.ticks.iter().map(|(_, tick)| tick.seq).collect()
     }
 

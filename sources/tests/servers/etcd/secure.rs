@@ -3,7 +3,7 @@
 use super::view::{Ctl, Watching, config, put};
 use super::{PATIENT, alone};
 use marea_model::ConfigUpdate;
-use marea_servers::{Etcd, wait_until};
+use marea_servers::{Certificates, Etcd, wait_until};
 use marea_sources::Stop;
 use marea_sources::etcd::{Client, EtcdConfig, EtcdError, Timing, Write, load};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -16,7 +16,7 @@ struct Own {
     child: Child,
     folder: tempfile::TempDir,
     ports: [u16; 2],
-    secure: bool,
+    certificates: Option<Certificates>,
 }
 
 impl Own {
@@ -25,17 +25,15 @@ impl Own {
         let ports = [0, 1].map(|n: usize| held[n].local_addr().unwrap().port());
         drop(held);
         let folder = tempfile::tempdir().unwrap();
-        if secure {
-            certificates(folder.path());
-        }
-        let child = Self::spawn(folder.path(), "first", ports, secure);
-        let own = Own { child, folder, ports, secure };
+        let certificates = secure.then(|| Certificates::new().unwrap());
+        let child = Self::spawn(folder.path(), "first", ports, certificates.as_ref());
+        let own = Own { child, folder, ports, certificates };
         own.wait();
         own
     }
 
-    fn spawn(folder: &Path, data: &str, [client, peer]: [u16; 2], secure: bool) -> Child {
-        let scheme = if secure { "https" } else { "http" };
+    fn spawn(folder: &Path, data: &str, [client, peer]: [u16; 2], certificates: Option<&Certificates>) -> Child {
+        let scheme = if certificates.is_some() { "https" } else { "http" };
         let (client, peer) = (format!("{scheme}://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
         let path = |name: &str| folder.join(name).display().to_string();
         let mut command = Command::new("setpriv");
@@ -44,7 +42,8 @@ impl Own {
         command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
         command.args(["--initial-cluster", &format!("n0={peer}"), "--logger", "zap", "--log-level", "error"]);
         command.args(["--heartbeat-interval", "50", "--election-timeout", "250"]);
-        if secure {
+        if let Some(certificates) = certificates {
+            let path = |name: &str| certificates.path(name).display().to_string();
             command.args(["--client-cert-auth", "--trusted-ca-file", &path("ca.pem")]);
             command.args(["--cert-file", &path("server.pem"), "--key-file", &path("server.key")]);
         }
@@ -61,12 +60,12 @@ impl Own {
     fn wiped(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        self.child = Self::spawn(self.folder.path(), "second", self.ports, self.secure);
+        self.child = Self::spawn(self.folder.path(), "second", self.ports, self.certificates.as_ref());
         self.wait();
     }
 
     fn endpoint(&self) -> String {
-        format!("{}://127.0.0.1:{}", if self.secure { "https" } else { "http" }, self.ports[0])
+        format!("{}://127.0.0.1:{}", if self.certificates.is_some() { "https" } else { "http" }, self.ports[0])
     }
 }
 
@@ -77,47 +76,10 @@ impl Drop for Own {
     }
 }
 
-/// An authority, a server's certificate for 127.0.0.1, a client's, and another authority that signed nothing.
-fn certificates(folder: &Path) {
-    let openssl = |arguments: &[&str]| {
-        let output = Command::new("openssl").current_dir(folder).args(arguments).output().unwrap();
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    };
-    let new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
-    for name in ["ca", "other"] {
-        let (key, pem, subject) = (format!("{name}.key"), format!("{name}.pem"), format!("/CN={name}"));
-        openssl(
-            &[&["req", "-x509"], &new[..], &["-keyout", &key, "-out", &pem, "-subj", &subject, "-days", "2"]].concat(),
-        );
-    }
-    std::fs::write(folder.join("san.cnf"), "subjectAltName=IP:127.0.0.1\n").unwrap();
-    for name in ["server", "client"] {
-        let (key, csr, pem) = (format!("{name}.key"), format!("{name}.csr"), format!("{name}.pem"));
-        openssl(&[&["req"], &new[..], &["-keyout", &key, "-out", &csr, "-subj", &format!("/CN={name}")]].concat());
-        openssl(&[
-            "x509",
-            "-req",
-            "-in",
-            &csr,
-            "-CA",
-            "ca.pem",
-            "-CAkey",
-            "ca.key",
-            "-CAcreateserial",
-            "-out",
-            &pem,
-            "-days",
-            "2",
-            "-extfile",
-            "san.cnf",
-        ]);
-    }
-}
-
 #[test]
 fn a_client_with_a_certificate_is_served_and_no_other() {
     let own = Own::start(true);
-    let path = |name: &str| Some(own.folder.path().join(name));
+    let path = |name: &str| own.certificates.as_ref().map(|certificates| certificates.path(name));
     let good =
         EtcdConfig { ca: path("ca.pem"), cert: path("client.pem"), key: path("client.key"), ..config(&own.endpoint()) };
     assert_eq!(good.check(), [""; 0]);

@@ -631,6 +631,31 @@ fn a_message_written_by_hand_arrives() {
     assert_eq!(run.ticks[0].1, trade(7));
 }
 
+/// Python's client: the exchange, the key and the content type are all that it must know of us.
+#[test]
+fn another_language_writes_too() {
+    const SCRIPT: &str = r##"
+import pika, sys
+url, body = sys.argv[1:]
+connection = pika.BlockingConnection(pika.URLParameters(url))
+channel = connection.channel()
+channel.confirm_delivery()
+channel.exchange_declare("marea.ticks", "topic", durable=True)
+channel.queue_bind("t", "marea.ticks", "#")
+properties = pika.BasicProperties(content_type="application/json", delivery_mode=2)
+channel.basic_publish("marea.ticks", "IBM", body.encode(), properties, mandatory=True)
+connection.close()
+"##;
+    let url = shared::rabbitmq().vhost("pika");
+    Producer::new(&url).declare("t", "quorum", &[]);
+    let mut run = Run::new(queue(&url), vec![]);
+    let body = String::from_utf8(tick_json(7)).unwrap();
+    let done = Command::new("/usr/bin/python3").args(["-c", SCRIPT, &url, &body]).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    run.until("it", |run| run.ticks.len() == 1);
+    assert_eq!(run.ticks[0].1, trade(7));
+}
+
 /// The broker is killed twice while a producer writes and a source reads; both go on.
 fn survives_kills(kind: &str, config: fn(&str) -> RabbitConfig) {
     const TICKS: u64 = 3000;

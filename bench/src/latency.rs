@@ -158,7 +158,7 @@ fn add(report: &mut Report, what: &str, latencies: &[f64], note: &str, goals: bo
 }
 
 /// A desk that is ready: history of two hours up to now, all of which has come out.
-fn ready() -> anyhow::Result<(Desk, Session, Receiver<ClosedEpoch>, u64)> {
+pub(crate) fn ready() -> anyhow::Result<(Desk, Session, Receiver<ClosedEpoch>, u64)> {
     let now = wall_now();
     let desk = Desk::new(6, (now - 7200 * SECOND) / (60 * SECOND) * 60 * SECOND, 600 * SECOND)?;
     let (mut session, outputs) = Session::start(&desk.setup)?;

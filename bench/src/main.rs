@@ -13,6 +13,7 @@
 mod decode;
 mod desk;
 mod drive;
+mod feed;
 mod files;
 mod latency;
 mod loops;
@@ -53,6 +54,8 @@ enum Part {
     Memory,
     /// One tick in, its effect out.
     Latency,
+    /// A commit, its event at a reader of the stream; alone, and in a crowd of idle and slow ones.
+    Feed,
     /// JSON, CSV, Parquet and Arrow alone.
     Decode,
 }
@@ -115,13 +118,14 @@ fn main() -> anyhow::Result<()> {
         reference::run(&options, folder, &mut report)?;
     }
     type Run = fn(&Options, &mut Report) -> anyhow::Result<()>;
-    let parts: [(Part, Run); 8] = [
+    let parts: [(Part, Run); 9] = [
         (Part::W1, w1::run),
         (Part::W1Files, w1_files::run),
         (Part::W2, w2::run),
         (Part::W3, w3::run),
         (Part::W5, w5::run),
         (Part::Latency, latency::run),
+        (Part::Feed, feed::run),
         (Part::Decode, decode::run),
         (Part::Memory, memory::run),
     ];

@@ -439,6 +439,7 @@ fn left(marks: &[(&str, u64, u64)]) -> Restoration {
         accounts: Vec::new(),
         dead: BTreeSet::new(),
         raw: Vec::new(),
+        unacknowledged: Vec::new(),
     }
 }
 

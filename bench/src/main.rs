@@ -3,6 +3,8 @@
 //! ```text
 //! cargo run --release -p marea-bench -- all
 //! cargo run --release -p marea-bench -- w1 w3 --rounds 9 --format json
+//! cargo run --release -p marea-bench -- restart
+//! cargo run -p marea-bench -- chaos --kills 200 --failpoints
 //! ```
 //!
 //! Baseline and subject take turns, so that a machine whose speed drifts slows both; ratios are of medians, per second
@@ -28,7 +30,8 @@ mod w3;
 mod w5;
 mod workload;
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
+use marea_bench::{chaos, restart};
 use report::Report;
 use std::path::PathBuf;
 
@@ -68,10 +71,20 @@ enum Output {
     Json,
 }
 
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// No benchmark: kill `marea` again and again, and see that nothing shows.
+    Chaos(chaos::Options),
+    /// How long a restart takes, by bars in the store and by ticks to read again.
+    Restart(restart::Options),
+}
+
 /// Marea's benchmarks, each beside its baseline.
 #[derive(Parser, Debug)]
-#[command(name = "marea-bench", version)]
+#[command(name = "marea-bench", version, args_conflicts_with_subcommands = true)]
 struct Options {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// What to run.
     #[arg(value_enum, default_value = "all")]
     parts: Vec<Part>,
@@ -110,6 +123,19 @@ impl Options {
 
 fn main() -> anyhow::Result<()> {
     let mut options = Options::parse();
+    match &options.command {
+        Some(Command::Chaos(options)) => {
+            let outcome = chaos::run(options, &marea_servers::Kafka::start()?)?;
+            println!("{outcome}");
+            anyhow::ensure!(outcome.problems.is_empty(), "not the same");
+            return Ok(());
+        }
+        Some(Command::Restart(options)) => {
+            println!("{}", restart::run(options, &marea_servers::Kafka::start()?)?);
+            return Ok(());
+        }
+        None => {}
+    }
     if options.quick {
         options.rounds = 1;
     }

@@ -20,7 +20,7 @@ use marea_model::time::{MILLI, now_ms};
 use marea_model::{ConfigUpdate, Epoch, Nanos};
 use marea_sinks::metrics::Stage;
 use marea_sinks::store::{Ledger, Standing};
-use marea_sinks::{Committed, Feed, Metrics, State, Store, StoreError};
+use marea_sinks::{Committed, Feed, Metrics, State, Store, StoreError, failpoint};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -130,9 +130,12 @@ impl Committer {
                 let notes: Vec<Note> = noted.drain(..due).collect();
                 let committed = self.commit(&pending, &notes, runtime)?;
                 last_commit = Instant::now();
+                failpoint::pass("committed");
                 let marks = pending.iter().flat_map(|epoch| &epoch.marks);
                 self.acknowledge.advance(marks.map(|mark| (mark.partition, mark.upper)));
+                failpoint::pass("acknowledged");
                 self.publish(&pending, &notes, &committed);
+                failpoint::pass("published");
                 way.published(&notes, last, last_commit, &self.metrics);
                 outcome.totals = committed.totals;
                 for epoch in pending.drain(..) {
@@ -190,6 +193,7 @@ impl Committer {
         if let Some(feed) = &self.feed {
             feed.publish(&[closed], &committed);
         }
+        failpoint::pass("restored");
         Ok(true)
     }
 

@@ -23,6 +23,7 @@ mod prometheus;
 mod proxy;
 mod rabbitmq;
 mod redis;
+pub mod relay;
 pub mod shared;
 
 use std::io;

@@ -11,6 +11,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod dump;
+pub mod failpoint;
 pub mod feed;
 pub mod metrics;
 pub mod page;

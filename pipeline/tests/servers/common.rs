@@ -154,6 +154,19 @@ impl Running {
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 
+    /// Waits until it has ended by itself, not well; gives its log.
+    pub(crate) fn wait_for_failure(mut self) -> String {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                assert_eq!(status.code(), Some(1), "{status}:\n{}", self.log());
+                return self.log();
+            }
+            assert!(started.elapsed() < Duration::from_secs(60), "it goes on:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();

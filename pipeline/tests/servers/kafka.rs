@@ -11,12 +11,12 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::process::Command;
 use std::time::Duration;
 
-struct Topic {
+pub(crate) struct Topic {
     env: Vec<(String, String)>,
 }
 
 impl Topic {
-    fn new(broker: &Kafka, name: &str) -> Topic {
+    pub(crate) fn new(broker: &Kafka, name: &str) -> Topic {
         let env = [
             ("MAREA__SOURCE__KIND", "kafka".to_owned()),
             ("MAREA__KAFKA__BROKERS", broker.brokers()),
@@ -27,7 +27,7 @@ impl Topic {
         Topic { env: env.map(|(key, value)| (key.to_owned(), value)).into() }
     }
 
-    fn env(&self) -> Vec<(&str, &str)> {
+    pub(crate) fn env(&self) -> Vec<(&str, &str)> {
         self.env.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
     }
 

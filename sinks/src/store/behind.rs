@@ -20,6 +20,7 @@ use super::rows::{cells, key_cells, table_of};
 use super::tables::{Action, Batch, STATE};
 use super::writer::write_batch;
 use super::{Standing, StoreError, load};
+use crate::failpoint;
 use marea_model::output::{Change, ClosedEpoch, Key};
 use marea_model::{Epoch, Nanos, Output};
 use std::collections::BTreeMap;
@@ -187,10 +188,13 @@ impl Behind {
         if link.execute(FENCE, &fence).await.map_err(error)? == 0 {
             return Err(super::writer::fenced(standing, &load::standing(link, named, false).await?));
         }
+        failpoint::pass("behind.fenced");
         for batch in batches(&self.chunk) {
             write_batch(link, named, &batch).await?;
         }
+        failpoint::pass("behind.end");
         link.commit().await.map_err(error)?;
+        failpoint::pass("behind.unheard");
         self.chunk.clear();
         Ok(after)
     }

@@ -7,6 +7,7 @@ use super::link::{Link, Named};
 use super::load::{CONFIG_EVENTS, body, config_event, last_open};
 use super::tables;
 use super::verify::{symbols, timeframes};
+use crate::failpoint;
 use marea_model::{
     BarBody, Cursor, Epoch, Nanos, Partition, Price, Quote, RawMessage, Restoration, Sealed, Symbol, Tick, Timeframe,
 };
@@ -121,6 +122,7 @@ async fn bars(link: &mut Link, named: &Named, base: Timeframe, sealed: Nanos) ->
             Some((last, ..)) if last.as_str() == text => *last,
             _ => row.parse(0, Symbol::new)?,
         };
+        failpoint::pass("restore.bars");
         bars.push((symbol, row.int(1)?, body(&row, 2)?));
         Ok(())
     })
@@ -145,6 +147,7 @@ async fn blocks_of_bars(
             let rows = link.rows(named, BLOCK, &arguments).await?;
             let block = rows.first().map_or(Ok(None), |row| row.optional_text(0));
             let Some(block) = block.map_err(|error| named.broken(error))? else { break };
+            failpoint::pass("restore.bars");
             let before = bars.len();
             for line in block.split(';') {
                 let (open_time, body) = line_of_a_block(line)

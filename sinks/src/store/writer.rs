@@ -10,6 +10,7 @@ use super::tables::Batch;
 use super::verify::{self, Difference};
 use super::{AuditEntry, Committed, LOGIC_VERSION, Standing, StoreError, StoreTarget};
 use super::{load, postgres, restore, schema, sqlite, unacknowledged};
+use crate::failpoint;
 use marea_model::live::ConfigUpdate;
 use marea_model::output::ClosedEpoch;
 use marea_model::{Epoch, Partition, Restoration, Timeframe};
@@ -127,6 +128,7 @@ impl Store {
         schema::check_tables(&mut link, &named).await?;
         postgres::check_durability(&mut link, &named).await?;
         let ledger = take_over(&mut link, &named).await?;
+        failpoint::pass("restore.taken");
         let Standing { generation, last_seq, upper, .. } = *ledger.standing();
         let reader = Reader::new(&target, named.clone(), READERS, generation, last_seq)?;
         let (link, behind, landed) = (Some(link), Behind::new(upper), Vec::new());
@@ -222,6 +224,7 @@ impl Store {
         let mut link = self.connected().await?;
         let (differences, repairs) = verify::compare(&mut link, &self.named, &self.ledger, closed).await?;
         self.link = Some(link);
+        failpoint::pass("restore.compared");
         let (late, repairs): (Vec<_>, Vec<_>) = repairs.into_iter().partition(|(key, _)| behind::is_late(key));
         self.behind.repair(late.into_iter(), self.ledger.standing().upper);
         self.ledger.repair(repairs);
@@ -529,15 +532,18 @@ async fn write(
         before.upper.into(),
         before.generation.into(),
     ];
+    failpoint::pass("commit.begin");
     link.begin().await.map_err(error)?;
     if link.execute(FENCE, &fence).await.map_err(error)? == 0 {
         let found = load::standing(link, named, false).await?;
         let same = found.generation == before.generation;
         return Err(if same { went_back(named, before, &found) } else { fenced(before, &found) });
     }
+    failpoint::pass("commit.fenced");
     for batch in batches(plan, config) {
         write_batch(link, named, &batch).await?;
     }
+    failpoint::pass("commit.written");
     // What stands before `low` is never asked for again.
     if !plan.lows.is_empty() {
         let lows: Vec<(Cell, Cell)> =
@@ -548,5 +554,8 @@ async fn write(
         }
     }
     unacknowledged::forget(link, acknowledged).await.map_err(error)?;
-    link.commit().await.map_err(error)
+    failpoint::pass("commit.end");
+    link.commit().await.map_err(error)?;
+    failpoint::pass("commit.unheard");
+    Ok(())
 }

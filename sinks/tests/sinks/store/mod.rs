@@ -2,7 +2,6 @@
 
 mod behind;
 mod commit;
-mod cut;
 mod measure;
 mod postgres;
 mod restart;

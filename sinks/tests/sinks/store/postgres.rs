@@ -1,11 +1,11 @@
 //! What only PostgreSQL can do to a commit.
 
-use super::cut::{Cut, Relay};
 use super::{Place, everything};
 use crate::fixture::*;
 use marea_model::output::{ClosedEpoch, Totals};
 use marea_model::{BlockReason, Output, Timeframe};
 use marea_servers::Postgres;
+use marea_servers::relay::{Cut, Relay};
 use marea_sinks::store::{AuditEntry, Reader, StoreTarget, migrate};
 use marea_sinks::{Store, StoreError};
 use std::collections::BTreeMap;

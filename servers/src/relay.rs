@@ -1,4 +1,6 @@
 //! A relay between a client and PostgreSQL that cuts the connection at a COMMIT.
+//!
+//! It finds the COMMIT as sqlx sends it, a simple query of its own, so the connection must not be encrypted.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -11,6 +13,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Cut {
+    /// The next COMMIT passes.
     Nowhere,
     /// The server never gets it.
     Before,
@@ -24,6 +27,7 @@ pub enum Cut {
 
 /// The relay; it lives as long as the process.
 pub struct Relay {
+    /// Where it listens, on 127.0.0.1.
     pub port: u16,
     next: Arc<AtomicU8>,
     cuts: Arc<AtomicUsize>,
@@ -33,20 +37,25 @@ pub struct Relay {
 const COMMIT: &[u8] = b"Q\0\0\0\x0bCOMMIT\0";
 
 impl Relay {
+    /// Begins to relay to `host:port`.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot listen: it is for tests.
     pub fn to(server: &str) -> Relay {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+        let port = listener.local_addr().expect("a listener has an address").port();
         let (next, cuts) = (Arc::new(AtomicU8::new(0)), Arc::new(AtomicUsize::new(0)));
         let relay = Relay { port, next: next.clone(), cuts: cuts.clone() };
         let server = server.to_owned();
         thread::spawn(move || {
             for client in listener.incoming() {
-                let (client, Ok(server)) = (client.unwrap(), TcpStream::connect(&server)) else { continue };
-                client.set_nodelay(true).unwrap();
-                server.set_nodelay(true).unwrap();
+                let (Ok(client), Ok(server)) = (client, TcpStream::connect(&server)) else { continue };
+                let (Ok(hearing), Ok(telling)) = (server.try_clone(), client.try_clone()) else { continue };
+                let (_, _) = (client.set_nodelay(true), server.set_nodelay(true));
                 let deaf = Arc::new(AtomicU8::new(0));
-                let answers = (server.try_clone().unwrap(), client.try_clone().unwrap(), deaf.clone());
-                thread::spawn(move || from_server(answers.0, answers.1, &answers.2));
+                let deafened = deaf.clone();
+                thread::spawn(move || from_server(hearing, telling, &deafened));
                 let (next, cuts) = (next.clone(), cuts.clone());
                 thread::spawn(move || from_client(client, server, &next, &cuts, &deaf));
             }
@@ -80,7 +89,9 @@ fn from_client(mut client: TcpStream, mut server: TcpStream, next: &AtomicU8, cu
         cuts.fetch_add(1, Ordering::SeqCst);
         if cut == Cut::Behind as u8 || cut == Cut::Answer as u8 {
             deaf.store(1, Ordering::SeqCst);
-            server.write_all(bytes).unwrap();
+            if server.write_all(bytes).is_err() {
+                deaf.store(2, Ordering::SeqCst);
+            }
         }
         if cut == Cut::Answer as u8 {
             // Its thread hears the answer and says so.

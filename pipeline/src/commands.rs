@@ -121,7 +121,8 @@ fn demo(loaded: Loaded, args: &Demo, json: bool) -> Result<(), Failure> {
     let origin = loaded.origin("feed.listen");
     let listen = Listen { address: config.listen, or_next: origin == Origin::Default, origin: origin.to_string() };
     let running = start(Plan {
-        config: config.clone(),
+        // What it makes up is for nobody's Redis.
+        config: Config { redis: None, ..config.clone() },
         live: Live::of(&live_file, true),
         market: market(config, HISTORY),
         store: Some(StoreTarget::Sqlite(store.clone())),

@@ -19,7 +19,8 @@ use marea_model::output::{ClosedEpoch, Totals};
 use marea_model::time::{MILLI, now_ms};
 use marea_model::{ConfigUpdate, Epoch, Nanos};
 use marea_sinks::metrics::Stage;
-use marea_sinks::store::{Ledger, Standing};
+use marea_sinks::redis::Redis;
+use marea_sinks::store::{AuditEntry, Ledger, Standing};
 use marea_sinks::{Committed, Feed, Metrics, State, Store, StoreError, failpoint};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -77,6 +78,10 @@ pub struct Committer {
     pub target: Target,
     /// Whom to tell.
     pub feed: Option<Feed>,
+    /// The same in Redis, after the feed.
+    pub redis: Option<Redis>,
+    /// The recommendations and verdicts that stand.
+    pub standing: Vec<AuditEntry>,
     /// How it goes.
     pub metrics: Metrics,
     /// Which clock epochs follow: a lag is one of the wall clock only.
@@ -113,6 +118,7 @@ impl Committer {
         if self.restored && !self.restore(outputs, &mut outcome, runtime)? {
             return Ok(outcome);
         }
+        self.begin();
         if let Some(feed) = &self.feed {
             feed.health().set_hydrated(true);
         }
@@ -182,9 +188,7 @@ impl Committer {
             tracing::error!("recomputed otherwise, and mended: {} rows more", differences.len() - SHOWN);
         }
         self.metrics.recovery_differences(differences.len() as u64);
-        let standing = self.target.standing();
-        let (upper, generation, last_seq) = (standing.upper, standing.generation, standing.last_seq);
-        let committed = Committed { upper, generation, last_seq, totals: standing.totals, audit: Vec::new() };
+        let committed = self.as_committed();
         outcome.epoch = closed.epoch;
         outcome.totals = committed.totals;
         if self.keep_state {
@@ -195,6 +199,26 @@ impl Committer {
         }
         failpoint::pass("restored");
         Ok(true)
+    }
+
+    /// Tells the feed and Redis what stands. This process vouches for it from now on, so that it goes over what an older
+    /// one may have left.
+    fn begin(&mut self) {
+        let committed = self.as_committed();
+        let mut standing = std::mem::take(&mut self.standing);
+        standing.iter_mut().for_each(|entry| entry.generation = committed.generation);
+        if let Some(feed) = &self.feed {
+            feed.restore(&standing);
+        }
+        if let Some(redis) = &self.redis {
+            redis.begin(&committed, &standing);
+        }
+    }
+
+    fn as_committed(&self) -> Committed {
+        let standing = self.target.standing();
+        let (upper, generation, last_seq) = (standing.upper, standing.generation, standing.last_seq);
+        Committed { upper, generation, last_seq, totals: standing.totals, audit: Vec::new() }
     }
 
     /// Takes what is ready, waiting at most so long for the first. Whether there will be no more.
@@ -318,6 +342,9 @@ impl Committer {
             Some(feed) => feed.publish(epochs, committed),
             None => self.metrics.committed(epochs, committed),
         }
+        if let Some(redis) = &self.redis {
+            redis.committed(epochs, committed);
+        }
         let now = wall_now();
         for note in notes {
             if let Some(received) = note.received {
@@ -416,6 +443,8 @@ mod tests {
         Committer {
             target: Target::Memory(Box::new(Ledger::new(1))),
             feed: None,
+            redis: None,
+            standing: Vec::new(),
             metrics: Metrics::new("0", "file"),
             clock: Clock::Event,
             keep_state: true,
@@ -471,6 +500,8 @@ mod tests {
         let committer = Committer {
             target: Target::Store(Box::new(store)),
             feed: None,
+            redis: None,
+            standing: Vec::new(),
             metrics: Metrics::new("0", "file"),
             clock: Clock::Event,
             keep_state: false,

@@ -9,6 +9,7 @@ use marea_model::codec::csv;
 use marea_model::time::{MILLI, SECOND};
 use marea_model::{Nanos, Timeframe, cursor::excerpt};
 use marea_operators::indicators::IndicatorSpec;
+use marea_sinks::redis::RedisConfig;
 use marea_sinks::store::{Chunks, StoreTarget};
 use marea_sources::etcd::EtcdConfig;
 use marea_sources::file::Speed;
@@ -80,14 +81,23 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("timescale", "compress_after", "30d"),
     ("timescale", "forget_after", "730d"),
     ("feed", "listen", "127.0.0.1:8000"),
+    ("feed", "publish", "durable"),
+    ("redis", "url", ""),
+    ("redis", "hash_tags", "false"),
     ("log", "level", "info"),
     ("log", "format", "text"),
     ("log", "file", ""),
 ];
 
 /// Never shown. Each may also be named as `…_file`: then it is what that file says.
-const SECRETS: [(&str, &str); 5] =
-    [("kafka", "key_password"), ("kafka", "password"), ("rabbitmq", "url"), ("etcd", "password"), ("store", "url")];
+const SECRETS: [(&str, &str); 6] = [
+    ("kafka", "key_password"),
+    ("kafka", "password"),
+    ("rabbitmq", "url"),
+    ("etcd", "password"),
+    ("store", "url"),
+    ("redis", "url"),
+];
 
 fn is_secret(section: &str, key: &str) -> bool {
     SECRETS.contains(&(section, key))
@@ -115,8 +125,21 @@ pub struct Config {
     pub store: StoreTarget,
     /// `[feed] listen`
     pub listen: SocketAddr,
+    /// `[feed] publish`
+    pub publish: Publish,
+    /// `[redis]`, if a URL is named.
+    pub redis: Option<RedisConfig>,
     /// `[log]`
     pub log: Log,
+}
+
+/// When values are published to Redis.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Publish {
+    /// After the commit.
+    Durable,
+    /// Before it, without a seq; and after it.
+    Fast,
 }
 
 /// How ticks become epochs and bars.
@@ -562,6 +585,15 @@ impl Reader {
         Some(Chunks { span: span?, compress_after: compress_after?, forget_after: forget_after? })
     }
 
+    /// Redis, none where no URL is named.
+    fn redis(&mut self) -> Option<Option<RedisConfig>> {
+        let hash_tags = self.read("redis", "hash_tags", truth);
+        let Some(url) = self.optional_text("redis", "url") else { return Some(None) };
+        let config = RedisConfig { url, hash_tags: hash_tags? };
+        self.problems("redis", config.check());
+        Some(Some(config))
+    }
+
     fn finish(mut self, cores: usize) -> Result<Loaded, ConfigErrors> {
         self.computed("pipeline", "workers", CORES, || Given::One((cores / 2).clamp(1, 8).to_string()));
         let clock = self.read("pipeline", "clock", |g| choice(g, &[("wall", Clock::Wall), ("event", Clock::Event)]));
@@ -622,6 +654,9 @@ impl Reader {
             self.read("store", "path", store_path).map(StoreTarget::Sqlite)
         };
         let listen = self.read("feed", "listen", listen);
+        let publishing = [("durable", Publish::Durable), ("fast", Publish::Fast)];
+        let publish = self.read("feed", "publish", |g| choice(g, &publishing));
+        let redis = self.redis();
         let levels = ["error", "warn", "info", "debug", "trace"];
         let levels: Vec<_> = levels.iter().filter_map(|l| Some((*l, l.parse::<tracing::Level>().ok()?))).collect();
         let level = self.read("log", "level", |g| choice(g, &levels));
@@ -657,6 +692,8 @@ impl Reader {
                 etcd: etcd?,
                 store: store?,
                 listen: listen?,
+                publish: publish?,
+                redis: redis?,
                 log: Log { level: level?, json: json?, file: log_file? },
             })
         };
@@ -675,6 +712,12 @@ impl Reader {
                 "{}: feed.listen: {} is open to the network, and the feed asks nobody who they are",
                 origin("feed", "listen"),
                 config.listen
+            ));
+        }
+        if config.publish == Publish::Fast && config.redis.is_none() {
+            let origin = origin("feed", "publish");
+            warnings.push(format!(
+                "{origin}: feed.publish: only Redis is published to before a commit: redis.url is not set"
             ));
         }
         let settings = KEYS.iter().map(|(section, key, _)| {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  closed epochs ──► store (SQLite, PostgreSQL: one transaction for several epochs) ──► feed (view ─► REST, SSE, the page)
-//!               └──► dump (the final state as sorted CSV)                          └──► metrics (Prometheus)
+//!               └──► dump (the final state as sorted CSV)                          ├──► metrics (Prometheus)
+//!                                                                                  └──► redis (values, streams, channels)
 //! ```
 //!
 //! Beside them, [`publish`] writes records to brokers.
@@ -16,6 +17,7 @@ pub mod feed;
 pub mod metrics;
 pub mod page;
 pub mod publish;
+pub mod redis;
 pub mod store;
 pub mod view;
 

@@ -286,6 +286,11 @@ impl Metrics {
         self.inner.tick_rate.set(per_second);
     }
 
+    /// For metrics that a sink has beside these.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.inner.registry
+    }
+
     /// The text that Prometheus scrapes.
     pub fn text(&self) -> String {
         let families = self.inner.registry.gather();

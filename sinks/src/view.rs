@@ -251,6 +251,17 @@ impl View {
         corrections
     }
 
+    /// Takes recommendations and verdicts in that stood before the start.
+    pub fn restore(&self, standing: &[AuditEntry]) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        standing.iter().for_each(|entry| state.audit(entry));
+    }
+
+    /// Which clock epochs follow.
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -337,6 +348,11 @@ impl View {
         (bars, series.left.is_some())
     }
 
+    /// The verdict on an account and a symbol.
+    pub fn verdict(&self, account: AccountId, symbol: Symbol) -> Option<AuditEntry> {
+        self.read().verdicts.get(&(account, symbol)).cloned()
+    }
+
     /// Timeframes that have bars of a symbol, shortest first.
     pub fn timeframes(&self, symbol: Symbol) -> Vec<Timeframe> {
         self.read().timeframes(symbol)
@@ -345,6 +361,21 @@ impl View {
     /// Backtest metrics of a symbol, by strategy, timeframe and window.
     pub fn metrics(&self, symbol: Symbol) -> Vec<MetricsRow> {
         self.read().metrics.get(&symbol).map(|rows| rows.values().copied().collect()).unwrap_or_default()
+    }
+
+    /// Every symbol × timeframe that has bars, every symbol and every strategy that have metrics.
+    pub(crate) fn series(&self) -> (Vec<(Symbol, Timeframe)>, BTreeSet<Symbol>, BTreeSet<StrategyId>) {
+        let state = self.read();
+        let strategies = state.metrics.values().flat_map(|rows| rows.keys().map(|(strategy, ..)| *strategy)).collect();
+        let bars = state.bars.iter().filter(|(_, series)| !series.bars.is_empty()).map(|(key, _)| *key).collect();
+        (bars, state.metrics.keys().copied().collect(), strategies)
+    }
+
+    /// Backtest metrics of these strategies, by symbol, strategy, timeframe and window.
+    pub(crate) fn metrics_of(&self, strategies: &BTreeSet<StrategyId>) -> Vec<MetricsRow> {
+        let state = self.read();
+        let rows = state.metrics.values().flat_map(BTreeMap::values);
+        rows.filter(|row| strategies.contains(&row.strategy)).copied().collect()
     }
 
     /// The bars that changed since this was last asked, in key order.

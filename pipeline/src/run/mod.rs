@@ -11,6 +11,7 @@
 //! not, and will be read again.
 
 mod cutting;
+mod early;
 mod live;
 mod source;
 mod standing;
@@ -20,7 +21,7 @@ pub use source::{check_files, market, open_files};
 pub use standing::check_store;
 
 use crate::committer::{Committer, Outcome, wall_now};
-use crate::config::Config;
+use crate::config::{Config, Publish};
 use crate::cutter::{Clock, Cutter, CutterConfig};
 use crate::dataflow::DataflowConfig;
 use crate::engine::{Engine, EngineConfig};
@@ -31,6 +32,7 @@ use marea_model::codec::Decoder;
 use marea_model::cursor::Batch;
 use marea_model::time::SECOND;
 use marea_model::{Instruments, Nanos};
+use marea_sinks::redis::Redis;
 use marea_sinks::store::StoreTarget;
 use marea_sinks::{Feed, FeedConfig, Metrics};
 use marea_sources::etcd;
@@ -178,6 +180,7 @@ pub struct Running {
     cutter: JoinHandle<()>,
     committer: JoinHandle<Option<Outcome>>,
     server: Option<Server>,
+    redis: Option<(Redis, tokio::task::JoinHandle<()>)>,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -246,7 +249,14 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
     first.extend(lost.iter().map(|gap| noted(gap, generation)));
     let Prepared { run: source, progress, gaps } = prepare(&instruments, &marks)?;
     let answered = etcd::Answered::default();
-    let feed = listener.as_ref().map(|_| {
+    let standing = match &reader {
+        Some(reader) if restoration.is_some() => runtime.block_on(reader.standing()).map_err(Failure::refused)?,
+        _ => Vec::new(),
+    };
+    // What has no store is a test or a replay: nobody's Redis is to have it.
+    let redis = config.redis.as_ref().filter(|_| store.is_some() && resume);
+    let audit = reader.clone();
+    let feed = (listener.is_some() || redis.is_some()).then(|| {
         let clock = match config.pipeline.clock {
             Clock::Wall => marea_sinks::Clock::Wall,
             Clock::Event => marea_sinks::Clock::Event,
@@ -259,6 +269,13 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
             FeedConfig { clock, workers: config.pipeline.workers, store: reader, max_lag: MAX_LAG, config_current };
         Feed::new(feed, metrics.clone())
     });
+    let redis = match (redis, &feed) {
+        (Some(redis), Some(feed)) => {
+            let started = Redis::start(redis, feed.clone(), audit, runtime.handle());
+            Some(started.map_err(|must| Failure::refused(format!("redis.url: \"***\" {must}")))?)
+        }
+        _ => None,
+    };
 
     let (out, inputs) = bounded(BATCHES);
     let timeframes = config.pipeline.timeframes.clone();
@@ -278,6 +295,8 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
     let committer = Committer {
         target,
         feed: feed.clone(),
+        redis: redis.as_ref().map(|(redis, _)| redis.clone()),
+        standing,
         metrics: metrics.clone(),
         clock: config.pipeline.clock,
         keep_state,
@@ -289,7 +308,10 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
             move || at.get().map(|at| *at + DRAIN)
         }),
     };
-    let outputs = engine.take_outputs();
+    let mut outputs = engine.take_outputs();
+    if let (Publish::Fast, Some((redis, _))) = (config.publish, &redis) {
+        outputs = early::publish(outputs, redis.clone(), restoration.is_some())?;
+    }
     let committer = spawn("committer", {
         let (handle, shutdown) = (runtime.handle().clone(), shutdown.clone());
         move || match committer.run(&outputs, &handle) {
@@ -385,7 +407,7 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
         (Some(listener), Some(feed)) => Some(serve(&runtime, listener, feed.clone())?),
         _ => None,
     };
-    Ok(Running { shutdown, feed, address, desk, progress, sources, cutter, committer, server, runtime })
+    Ok(Running { shutdown, feed, address, desk, progress, sources, cutter, committer, server, redis, runtime })
 }
 
 impl Running {
@@ -410,6 +432,11 @@ impl Running {
                 Ok(Err(error)) => tracing::warn!(%error, "the feed ended"),
                 Err(error) => tracing::warn!(%error, "the feed ended"),
             }
+        }
+        if let Some((redis, task)) = self.redis {
+            redis.stop();
+            // What is not there by then, the next start puts there.
+            let _ = self.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(1), task).await });
         }
         self.runtime.shutdown_timeout(Duration::from_secs(1));
         match (self.shutdown.failure.get(), outcome) {

@@ -222,7 +222,7 @@ fn value(row: &MetricsRow, name: &str) -> Option<f64> {
     row.metrics.named().into_iter().find(|(n, _)| *n == name).and_then(|(_, value)| value)
 }
 
-fn metrics_json(row: &MetricsRow) -> Value {
+pub(crate) fn metrics_json(row: &MetricsRow) -> Value {
     let mut json = json!({
         "strategy": row.strategy,
         "timeframe": row.timeframe,

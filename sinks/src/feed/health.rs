@@ -1,11 +1,23 @@
 //! Whether the workers are alive, and whether the pipeline is ready. Written from worker threads without a lock.
 
+use super::ConfigCurrent;
+use crate::view::HEARTBEAT;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// A worker that has not beaten for this long is taken for dead.
 pub const WORKER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Until when what was committed at `committed` may be acted on: [`HEARTBEAT`] after it, or after the live configuration
+/// was last known to be current if that is longer ago. None if it never was.
+pub(super) fn deadline(committed: SystemTime, config_current: Option<&ConfigCurrent>) -> Option<SystemTime> {
+    let known = match config_current {
+        Some(current) => committed.min(current()?),
+        None => committed,
+    };
+    Some(known + HEARTBEAT)
+}
 
 /// The workers' heartbeats. Cloning shares them.
 #[derive(Clone, Debug)]

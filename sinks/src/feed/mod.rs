@@ -14,19 +14,19 @@
 //!    it has let resolve to 127.0.0.1 (DNS rebinding).
 //! 5. Every error is problem+json and names the field and the value. No name that comes from outside is interned.
 
-mod api;
+pub(crate) mod api;
 mod guard;
 mod health;
 mod problem;
 mod query;
-mod stream;
+pub(crate) mod stream;
 
 pub use crate::view::Clock;
 pub use health::{Health, WORKER_TIMEOUT};
 pub use problem::Problem;
 
 use crate::metrics::Metrics;
-use crate::store::{Committed, Reader};
+use crate::store::{AuditEntry, Committed, Reader};
 use crate::view::View;
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
@@ -124,15 +124,21 @@ impl Feed {
         }
     }
 
-    /// Until when what stands here may be acted on: [`HEARTBEAT`](crate::view::HEARTBEAT) after the last commit, or after the live configuration
-    /// was last known to be current if that is longer ago. None before the first.
+    /// What stood before the start: recommendations and verdicts, which come from the audit otherwise. Before the first
+    /// epochs are published.
+    pub fn restore(&self, standing: &[AuditEntry]) {
+        self.inner.view.restore(standing);
+    }
+
+    /// Until when what stands here may be acted on: [`HEARTBEAT`](crate::view::HEARTBEAT) after the last commit, or after
+    /// the live configuration was last known to be current if that is longer ago. None before the first.
     pub fn deadline(&self) -> Option<SystemTime> {
-        let committed = self.inner.view.committed_at()?;
-        let current = match &self.inner.config_current {
-            Some(current) => committed.min(current()?),
-            None => committed,
-        };
-        Some(current + crate::view::HEARTBEAT)
+        self.deadline_of(self.inner.view.committed_at()?)
+    }
+
+    /// The same, of what was committed at that time.
+    pub(crate) fn deadline_of(&self, committed: SystemTime) -> Option<SystemTime> {
+        health::deadline(committed, self.inner.config_current.as_ref())
     }
 
     /// Answers `/api/v1/facts/{symbol}` with this. They are as of what was cut last, not of what was committed: for

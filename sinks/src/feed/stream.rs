@@ -28,7 +28,7 @@ use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use marea_model::{AccountId, Symbol};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -72,13 +72,18 @@ impl Message {
     }
 }
 
-/// An audit entry on the wire. The row is null where none stands any more.
-pub(super) fn envelope(entry: &AuditEntry) -> String {
+/// An audit entry on the wire, here and in Redis. The row is null, and `deleted` true, where none stands any more; the
+/// seq is null (0 in `entry`) before it is committed. `seq`, `epoch` and `generation` come first, in this order: Redis'
+/// scripts read them.
+pub(crate) fn envelope(entry: &AuditEntry) -> String {
     #[derive(Serialize)]
     struct Envelope<'a> {
-        seq: u64,
+        seq: Option<u64>,
         epoch: u64,
         generation: u64,
+        valid_until: Option<&'a str>,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        deleted: bool,
         symbol: Symbol,
         #[serde(skip_serializing_if = "Option::is_none")]
         account: Option<AccountId>,
@@ -93,9 +98,22 @@ pub(super) fn envelope(entry: &AuditEntry) -> String {
         AuditKey::Recommendation(_) => (Some(row), None),
         AuditKey::Verdict(..) => (None, Some(row)),
     };
-    let AuditEntry { seq, epoch, generation, key, .. } = entry;
+    let AuditEntry { seq, epoch, generation, key, .. } = *entry;
     let (symbol, account) = (key.symbol(), key.account());
-    json(&Envelope { seq: *seq, epoch: *epoch, generation: *generation, symbol, account, recommendation, verdict })
+    let (valid_until, deleted) = (valid_until(payload), entry.payload.is_none());
+    let seq = (seq > 0).then_some(seq);
+    json(&Envelope { seq, epoch, generation, valid_until, deleted, symbol, account, recommendation, verdict })
+}
+
+/// Until when a row may be acted on: a recommendation until it expires.
+pub(crate) fn valid_until(payload: &str) -> Option<&str> {
+    #[derive(Deserialize)]
+    struct Row<'a> {
+        expires_at: Option<&'a str>,
+        valid_until: Option<&'a str>,
+    }
+    let row: Option<Row<'_>> = serde_json::from_str(payload).ok()?;
+    row.and_then(|row| row.valid_until.or(row.expires_at))
 }
 
 fn json<T: Serialize>(value: &T) -> String {

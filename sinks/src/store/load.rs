@@ -146,7 +146,11 @@ pub(crate) fn audit_after(seq: u64, limit: usize) -> (&'static str, [Cell; 2]) {
     (AUDIT_AFTER, [seq.into(), i64::try_from(limit).unwrap_or(i64::MAX).into()])
 }
 
-/// A row of that query.
+/// The query for the last audit entry of each recommendation and verdict that stands.
+pub(crate) const STANDING: &str = "SELECT seq, epoch, generation, NULL AS account, symbol, payload FROM recommendations \
+                                   UNION ALL SELECT seq, epoch, generation, account, symbol, payload FROM verdicts";
+
+/// A row of these queries.
 pub(crate) fn audit_entry(row: &Row) -> Result<AuditEntry, String> {
     Ok(AuditEntry {
         seq: row.unsigned(0)?,

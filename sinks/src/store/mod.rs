@@ -48,6 +48,7 @@ mod writer;
 
 pub use error::StoreError;
 pub use ledger::Ledger;
+pub(crate) use ledger::{payload_of, without_as_of};
 pub use reader::Reader;
 pub use target::{Chunks, StoreTarget};
 pub use verify::Difference;

@@ -78,6 +78,18 @@ impl Reader {
         self.all(sql, &arguments, load::audit_entry).await
     }
 
+    /// The recommendations and verdicts that stand: the last audit entry of each.
+    pub async fn standing(&self) -> Result<Vec<AuditEntry>, StoreError> {
+        self.all(load::STANDING, &[], load::audit_entry).await
+    }
+
+    /// The generation that has the store now: another one than [`Reader::generation`] once it was taken over.
+    pub async fn current_generation(&self) -> Result<u64, StoreError> {
+        let generation = |row: &Row| row.unsigned(0);
+        let rows = self.all("SELECT generation FROM pipeline WHERE id = 1", &[], generation).await?;
+        rows.first().copied().ok_or_else(|| self.named.broken("pipeline has none"))
+    }
+
     /// The recommendation that stands, as JSON.
     pub async fn recommendation(&self, symbol: Symbol) -> Result<Option<String>, StoreError> {
         let sql = "SELECT payload FROM recommendations WHERE symbol = $1";

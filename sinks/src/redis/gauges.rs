@@ -1,0 +1,49 @@
+//! How Redis is doing, for Prometheus.
+
+use crate::Metrics;
+use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Opts};
+
+/// What is counted. Cloning shares it.
+#[derive(Clone, Debug)]
+pub(super) struct Gauges {
+    pub(super) up: IntGauge,
+    pub(super) lag: Gauge,
+    pub(super) errors: IntCounterVec,
+    pub(super) rebuilds: IntCounter,
+}
+
+/// Kinds of errors, as they are labelled.
+pub(super) const KINDS: [&str; 10] =
+    ["connection", "timeout", "oom", "readonly", "wrongtype", "loading", "auth", "newer", "store", "other"];
+
+impl Gauges {
+    /// Registers them; a second sink of a process shows nothing of its own.
+    ///
+    /// # Panics
+    /// Never: names are fixed.
+    pub(super) fn new(metrics: &Metrics) -> Gauges {
+        let made = "metric names and labels are fixed and valid";
+        let gauges = Gauges {
+            up: IntGauge::new("marea_redis_up", "1 while Redis has all that is committed and takes more").expect(made),
+            lag: Gauge::new("marea_redis_lag_seconds", "How long the oldest change has waited to be in Redis")
+                .expect(made),
+            errors: IntCounterVec::new(Opts::new("marea_redis_errors_total", "Failures of Redis by kind"), &["kind"])
+                .expect(made),
+            rebuilds: IntCounter::new("marea_redis_rebuilds_total", "How often Redis was built anew").expect(made),
+        };
+        for kind in KINDS {
+            gauges.errors.with_label_values(&[kind]);
+        }
+        let registry = metrics.registry();
+        let (up, lag) = (Box::new(gauges.up.clone()), Box::new(gauges.lag.clone()));
+        let (errors, rebuilds) = (Box::new(gauges.errors.clone()), Box::new(gauges.rebuilds.clone()));
+        for registered in
+            [registry.register(up), registry.register(lag), registry.register(errors), registry.register(rebuilds)]
+        {
+            if let Err(error) = registered {
+                tracing::warn!(%error, "a metric of Redis is not shown");
+            }
+        }
+        gauges
+    }
+}

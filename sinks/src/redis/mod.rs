@@ -1,0 +1,97 @@
+//! Redis: what is committed, where dashboards and executors read it.
+//!
+//! ```text
+//!  committer ──committed──► Pending (bounded) ──► Shell ──► one script a key: value, stream entry, publish
+//!                └────────► View ───────────────────┘ │
+//!  store (audit, whose it is) ────────────────────────┘ a sentinel is missing or old: built anew
+//! ```
+//!
+//! 1. **A view**: nothing is decided by what Redis has. A Redis that is slow, full, read-only, empty, old or gone delays
+//!    itself alone; the committer hands over and goes on.
+//! 2. **One script a key** compares (generation, epoch), refuses what is older, and writes value, stream entry and publish
+//!    together. An entry's id is `{seq}-0`, so that a repeat bounces.
+//! 3. **In step**: each session begins by building Redis anew from what stands, and the streams from the audit. While it
+//!    lasts, a sentinel and every key are looked at again and again; what is missing, old or of another type is mended.
+//!    What is *newer* than the store is overwritten, once the store says that no other process has it.
+//! 4. **Fails closed**: the heartbeat says how far everything is written and expires with the deadline that the feed has.
+//!    There is none while Redis is not in step.
+//! 5. **Early** values (`publish = "fast"`) have an epoch and no seq, touch no stream, and stop while commits stall. What was
+//!    never committed is withdrawn by the restart: its generation is older.
+//!
+//! Names are those of [`names`]; bodies are those of the HTTP feed.
+
+mod config;
+mod gauges;
+mod link;
+mod names;
+mod pending;
+mod rebuild;
+mod shell;
+mod state;
+mod writes;
+
+pub use config::RedisConfig;
+
+use crate::feed::Feed;
+use crate::store::{AuditEntry, Committed, Reader};
+use marea_model::output::ClosedEpoch;
+use names::Names;
+use pending::Head;
+use shell::{Shared, Shell};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+/// Where epochs are handed over to be written to Redis. Cloning shares it.
+#[derive(Clone, Debug)]
+pub struct Redis {
+    shared: Arc<Shared>,
+}
+
+impl Redis {
+    /// Starts writing in the background, once it is [told](Redis::begin) where the store stands. `feed` has what stands;
+    /// `store` the audit before that. The task ends some time after [`Redis::stop`]. The error says what the URL must be.
+    pub fn start(
+        config: &RedisConfig,
+        feed: Feed,
+        store: Option<Reader>,
+        runtime: &Handle,
+    ) -> Result<(Redis, JoinHandle<()>), String> {
+        let target = link::target(config)?;
+        let shared = Arc::new(Shared::new());
+        let names = Names { hash_tags: config.hash_tags };
+        let shell = Shell::new(Arc::clone(&shared), target, names, feed, store);
+        Ok((Redis { shared }, runtime.spawn(shell.run())))
+    }
+
+    /// The store stands here, and the feed has `standing`. Comes first.
+    pub fn begin(&self, committed: &Committed, standing: &[AuditEntry]) {
+        let head = Head {
+            generation: committed.generation,
+            epoch: committed.upper.saturating_sub(1),
+            seq: committed.last_seq,
+            committed_at: SystemTime::now(),
+        };
+        self.shared.pending().begin(head, standing);
+        self.shared.changed();
+    }
+
+    /// These epochs are committed, and the feed has them. Takes no longer than it takes to note them.
+    pub fn committed(&self, epochs: &[ClosedEpoch], committed: &Committed) {
+        self.shared.pending().committed(epochs, committed, Instant::now(), SystemTime::now());
+        self.shared.changed();
+    }
+
+    /// An epoch has closed and is not committed yet: its values are written early.
+    pub fn early(&self, closed: &ClosedEpoch) {
+        if self.shared.pending().closed(closed, Instant::now()) {
+            self.shared.changed();
+        }
+    }
+
+    /// Asks it to write what waits, and to end.
+    pub fn stop(&self) {
+        self.shared.stop();
+    }
+}

@@ -1,0 +1,48 @@
+//! `publish = "fast"`: before the commit, and what becomes of it.
+
+use crate::desk::Desk;
+use crate::fixture::*;
+use marea_model::BlockReason;
+use serde_json::json;
+
+fn blocked(reason: BlockReason) -> Vec<marea_model::output::Change> {
+    vec![up(judged(verdict("M1", "IBM", vec![reason])))]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_early_value_has_no_seq_and_touches_no_stream_until_it_is_committed() {
+    let mut desk = Desk::new().await;
+    desk.commit(blocked(BlockReason::KillSwitch)).await;
+    desk.converges("the first").await;
+    let epoch = desk.close(blocked(BlockReason::QuoteStale));
+    desk.sink.early(&epoch);
+    desk.wait_for("early", |desk| desk.get("verdict:M1:IBM:latest").unwrap()["epoch"] == epoch.epoch).await;
+    let early = desk.get("verdict:M1:IBM:latest").unwrap();
+    assert_eq!((&early["seq"], &early["verdict"]["reasons"]), (&json!(null), &json!(["QUOTE_STALE"])));
+    assert_eq!(desk.stream("verdict:M1:stream").unwrap().len(), 1);
+    // Looking at every key again and again does not take it back.
+    let rebuilds = desk.metric("marea_redis_rebuilds_total ");
+    tokio::time::sleep(std::time::Duration::from_millis(1_500)).await;
+    assert_eq!(desk.get("verdict:M1:IBM:latest").unwrap(), early);
+    assert_eq!(desk.metric("marea_redis_rebuilds_total "), rebuilds);
+    desk.commit_all(&[epoch]).await;
+    desk.converges("committed").await;
+    assert_eq!(desk.get("verdict:M1:IBM:latest").unwrap()["seq"], 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_never_committed_is_withdrawn_by_the_restart() {
+    let mut desk = Desk::new().await;
+    desk.commit(blocked(BlockReason::KillSwitch)).await;
+    desk.converges("the first").await;
+    let never = desk.close(vec![up(judged(verdict("M1", "IBM", vec![]))), up(judged(verdict("M2", "IBM", vec![])))]);
+    desk.sink.early(&never);
+    desk.wait_for("early", |desk| desk.get("verdict:M2:IBM:latest").is_some()).await;
+    desk.epoch -= 1;
+    let mut desk = desk.restart().await;
+    desk.converges("the restart").await;
+    let body = desk.get("verdict:M1:IBM:latest").unwrap();
+    assert_eq!((&body["seq"], &body["verdict"]["allow"]), (&json!(1), &json!(false)));
+    assert_eq!(body["generation"], 2, "by a higher generation");
+    assert_eq!(desk.get("verdict:M2:IBM:latest"), None);
+}

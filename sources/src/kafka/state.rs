@@ -409,8 +409,15 @@ impl State {
 
     /// The end of a partition was reached.
     pub(super) fn eof(&mut self, id: i32) {
+        let only_committed = self.only_committed;
         let Some((at, part)) = self.part(id) else { return };
         if part.finished {
+            return;
+        }
+        if only_committed {
+            // The end of what was committed: what is new was left out on the way here, and comes again.
+            part.next = part.next.max(part.upper);
+            self.dirty.insert(at);
             return;
         }
         part.at_end = true;

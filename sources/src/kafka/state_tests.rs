@@ -242,7 +242,11 @@ fn what_was_committed_is_read_before_anything_new() {
         put(&mut state, id, offset);
     }
     state.eof(0);
-    assert_eq!(sent(&mut state), ["kafka:t/0 [3, 4] ..5 end", "kafka:t/2 [1] ..2"]);
+    assert_eq!(
+        sent(&mut state),
+        ["kafka:t/0 [3, 4] ..5", "kafka:t/2 [1] ..2"],
+        "it is not at its end: more was left out"
+    );
     assert!(state.is_behind() && !state.read_only_committed(true));
     assert_eq!(fetching(&state), [(2, 2)]);
     // The rest of it is no records; what came instead is new, and comes again.
@@ -250,11 +254,40 @@ fn what_was_committed_is_read_before_anything_new() {
     assert_eq!(sent(&mut state), ["kafka:t/2 [] ..4"]);
     assert!(!state.is_behind() && state.read_only_committed(false), "from now on all is read");
     assert_eq!(fetching(&state), [(0, 5), (1, 2), (2, 4), (3, 0)]);
-    assert_eq!(sent(&mut state), ["kafka:t/0 [] ..5"], "it may have grown since it was at its end");
     for (id, offset) in [(0, 5), (1, 2), (2, 6), (3, 0)] {
         put(&mut state, id, offset);
     }
     assert_eq!(sent(&mut state), ["kafka:t/0 [5] ..6", "kafka:t/1 [2] ..3", "kafka:t/2 [6] ..7", "kafka:t/3 [0] ..1"]);
+}
+
+#[test]
+fn what_is_left_out_while_others_are_behind_is_read_until_the_end() {
+    let resume = |id, low, upper| Resume { partition: p(id), low, upper, fingerprint: None };
+    let mut state = state(true, false, &[resume(0, 3, 5), resume(1, 1, 4)]);
+    for id in 0..2 {
+        state.locate(id, bounds(0, 7)).unwrap();
+    }
+    for (id, offset) in [(0, 3), (0, 4), (0, 5), (0, 6)] {
+        put(&mut state, id, offset);
+    }
+    state.eof(0);
+    // The end that the client has come to; statistics must not move there either.
+    state.stood(0, Stood { eof: 7, end: 7, queued: 0 }, &Lags::default());
+    assert_eq!(sent(&mut state), ["kafka:t/0 [3, 4] ..5"]);
+    // The last of it is no record, so only the end tells.
+    put(&mut state, 1, 1);
+    state.eof(1);
+    assert_eq!(sent(&mut state), ["kafka:t/1 [1] ..4"]);
+    assert!(!state.is_behind() && state.read_only_committed(false) && !state.is_finished());
+    assert_eq!(state.fetching().collect::<Vec<_>>(), [(0, 5), (1, 4)]);
+    for offset in [5, 6] {
+        put(&mut state, 0, offset);
+    }
+    state.eof(1);
+    assert_eq!(
+        sent(&mut state),
+        ["kafka:t/0 [5, 6] ..7", "kafka:t/0 finished", "kafka:t/1 [] ..7 end", "kafka:t/1 finished"]
+    );
 }
 
 #[test]

@@ -33,12 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Runs the feed part.
 pub(crate) fn run(options: &Options, report: &mut Report) -> anyhow::Result<()> {
     let count = if options.quick { 200 } else { 5_000 };
-    // Both ends of every connection are here.
-    let wanted = 2 * (IDLE + SLOW) as u64 + 200;
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current.is_some_and(|current| current < wanted) {
-        setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }).context("open files: ulimit -n")?;
-    }
+    allow_files()?;
     let mut market = Market::new()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let (address, feed) = serve(&runtime)?;
@@ -53,6 +48,16 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> anyhow::Result<()> 
             let row = Row::value(PART, what, "µs", vec![quantile(seen, q)]);
             report.add(row.note(format!("{count} commits, one every {} ms", PACE.as_millis())));
         }
+    }
+    Ok(())
+}
+
+/// Lets this process have both ends of every connection.
+fn allow_files() -> anyhow::Result<()> {
+    let wanted = 2 * (IDLE + SLOW) as u64 + 200;
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current.is_some_and(|current| current < wanted) {
+        setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }).context("open files: ulimit -n")?;
     }
     Ok(())
 }
@@ -178,5 +183,22 @@ impl Crowd {
 impl Drop for Crowd {
     fn drop(&mut self) {
         self.gone.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn in_a_crowd_every_event_reaches_a_prompt_reader() {
+        allow_files().unwrap();
+        let mut market = Market::new().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let (address, feed) = serve(&runtime).unwrap();
+        let crowd = Crowd::gather(address).unwrap();
+        let seen = measure(&mut market, &feed, &mut Ledger::new(1), address, 50).unwrap();
+        assert_eq!(seen.len(), 50);
+        drop(crowd);
     }
 }

@@ -9,3 +9,4 @@ mod kafka;
 mod live_cli;
 mod metrics;
 mod rabbitmq;
+mod redis;

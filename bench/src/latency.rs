@@ -43,7 +43,7 @@ fn ticks_in(seconds: u64) -> u64 {
 }
 
 /// Waits until an instant, to the microsecond.
-fn wait_until(at: Instant) {
+pub(crate) fn wait_until(at: Instant) {
     let left = at.saturating_duration_since(Instant::now());
     if left > SPIN {
         std::thread::sleep(left - SPIN);

@@ -12,6 +12,7 @@
 //! as they come, on stderr. What the parts are: [RESULTS.md](../RESULTS.md).
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod commit;
 mod decode;
 mod desk;
 mod drive;
@@ -27,6 +28,7 @@ mod w1;
 mod w1_files;
 mod w2;
 mod w3;
+mod w4;
 mod w5;
 mod workload;
 
@@ -51,8 +53,12 @@ enum Part {
     W2,
     /// A bust, a late tick, an amend, with 1,000 strategies live.
     W3,
+    /// A tick in Kafka → what it changes in Redis, beside a relay of bytes. Starts Kafka, Redis and PostgreSQL.
+    W4,
     /// Kafka → bars and indicators, beside librdkafka that only consumes and decodes. Starts a broker.
     W5,
+    /// What a commit costs, and how long a verdict waits for it. Starts a PostgreSQL.
+    Commit,
     /// Bytes a bar, a trade, a strategy; and whether they stay.
     Memory,
     /// One tick in, its effect out.
@@ -116,8 +122,9 @@ struct Options {
 
 impl Options {
     fn wants(&self, part: Part) -> bool {
-        // A broker is not on every machine: only who asks for it gets it.
-        self.parts.contains(&part) || (self.parts.contains(&Part::All) && part != Part::W5)
+        // Servers are not on every machine: only who asks for them gets them.
+        let starts = matches!(part, Part::W4 | Part::W5 | Part::Commit);
+        self.parts.contains(&part) || (self.parts.contains(&Part::All) && !starts)
     }
 }
 
@@ -144,12 +151,14 @@ fn main() -> anyhow::Result<()> {
         reference::run(&options, folder, &mut report)?;
     }
     type Run = fn(&Options, &mut Report) -> anyhow::Result<()>;
-    let parts: [(Part, Run); 9] = [
+    let parts: [(Part, Run); 11] = [
         (Part::W1, w1::run),
         (Part::W1Files, w1_files::run),
         (Part::W2, w2::run),
         (Part::W3, w3::run),
+        (Part::W4, w4::run),
         (Part::W5, w5::run),
+        (Part::Commit, commit::run),
         (Part::Latency, latency::run),
         (Part::Feed, feed::run),
         (Part::Decode, decode::run),

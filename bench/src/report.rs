@@ -134,6 +134,18 @@ impl Row {
         Row::new(part, what.into(), unit, Better::Lower, Some(base), subject)
     }
 
+    /// Figures of which less is better, a round each, beside those of a baseline.
+    pub(crate) fn compared(
+        part: &'static str,
+        what: impl Into<String>,
+        unit: &'static str,
+        base: Vec<f64>,
+        subject: Vec<f64>,
+    ) -> Row {
+        let figures = |wall| Figures { wall, cpu: Vec::new() };
+        Row::new(part, what.into(), unit, Better::Lower, Some(figures(base)), figures(subject))
+    }
+
     /// Something that has no baseline: the less the better.
     pub(crate) fn value(part: &'static str, what: impl Into<String>, unit: &'static str, values: Vec<f64>) -> Row {
         Row::new(part, what.into(), unit, Better::Lower, None, Figures { wall: values, cpu: Vec::new() })

@@ -53,7 +53,7 @@ pub enum Command {
     /// The kill switch in etcd
     Kill(live_cli::Kill),
     /// Bring the store's tables up to date, and say what was done
-    Migrate,
+    Migrate(Migrate),
     /// Check the configuration, and print every value and where it came from
     Check(Check),
     /// Why a recommendation is what it is, and what an account may do about it
@@ -63,6 +63,17 @@ pub enum Command {
         /// The shell
         shell: Shell,
     },
+}
+
+/// `marea migrate`
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Migrate {
+    /// Compute the whole state anew, and show what stands otherwise; changes no row
+    #[arg(long)]
+    pub rebuild: bool,
+    /// Then take over what was computed, and keep what stood under another name
+    #[arg(long, requires = "rebuild")]
+    pub swap: bool,
 }
 
 /// `marea demo`
@@ -327,7 +338,7 @@ impl Command {
                 flags.flag("live", "file", &explain.live, "--live");
             }
             Command::Explain(_) | Command::Completions { .. } => {}
-            Command::Policy(_) | Command::Window(_) | Command::Kill(_) | Command::Migrate => {}
+            Command::Policy(_) | Command::Window(_) | Command::Kill(_) | Command::Migrate(_) => {}
         }
         flags.0
     }

@@ -517,4 +517,43 @@ mod tests {
         let again = runtime.block_on(Store::open(&path)).unwrap();
         assert_eq!((again.standing().upper, again.standing().totals), (11, outcome.totals));
     }
+
+    /// The server says that its disk is full until that is over: nothing is acknowledged before.
+    #[test]
+    fn while_the_disk_is_full_nothing_is_acknowledged() {
+        let url = marea_servers::shared::postgres().database("committer_full_disk");
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let execute = |sql: &'static str| {
+            runtime.block_on(async {
+                let mut connection = <sqlx::PgConnection as sqlx::Connection>::connect(&url).await.unwrap();
+                sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+                let tries =
+                    "SELECT CASE WHEN to_regclass('tries') IS NULL THEN 0 ELSE (SELECT last_value FROM tries) END";
+                sqlx::query_scalar::<_, i64>(tries).fetch_one(&mut connection).await.unwrap()
+            })
+        };
+        let store = runtime.block_on(Store::open(marea_sinks::store::StoreTarget::parse(&url))).unwrap();
+        execute(
+            "CREATE SEQUENCE tries; CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+             PERFORM nextval('tries'); RAISE EXCEPTION 'no space' USING ERRCODE = '53100'; END $$; \
+             CREATE TRIGGER full_disk BEFORE INSERT ON bars FOR EACH STATEMENT EXECUTE FUNCTION full_disk()",
+        );
+        let (out, outputs) = crossbeam_channel::unbounded();
+        let committer = Committer { target: Target::Store(Box::new(store)), ..in_memory(crossbeam_channel::never()) };
+        let (acknowledged, handle) = (committer.acknowledge.clone(), runtime.handle().clone());
+        let partition = marea_model::Partition::new("ticks").unwrap();
+        let mark = marea_model::PartitionMark { partition, low: 0, upper: 7, greatest: None, fingerprint: None };
+        out.send(ClosedEpoch { marks: vec![mark], ..epoch(1, 2) }).unwrap();
+        drop(out);
+        let committing = std::thread::spawn(move || committer.run(&outputs, &handle));
+        let began = Instant::now();
+        while execute("SELECT 1") < 3 {
+            assert!(began.elapsed() < Duration::from_secs(60) && !committing.is_finished(), "not tried again");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(acknowledged.upper(partition), None);
+        execute("DROP TRIGGER full_disk ON bars");
+        let outcome = committing.join().unwrap().unwrap();
+        assert_eq!((outcome.epoch, acknowledged.upper(partition)), (1, Some(7)));
+    }
 }

@@ -12,5 +12,6 @@ pub mod explain;
 pub mod http;
 pub mod live_cli;
 pub mod publish;
+mod rebuild;
 pub mod run;
 pub mod status;

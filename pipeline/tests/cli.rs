@@ -483,3 +483,80 @@ fn completions_are_scripts() {
         assert!(code == 0 && stdout.contains(part), "{shell}");
     }
 }
+
+/// What an older logic is said to have computed is refused, compared and taken over; then it stands as a fresh run's.
+#[test]
+fn a_store_of_another_logic_is_computed_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let ticks = ticks(at);
+    for store in ["marea.db", "fresh.db"] {
+        let (code, _, stderr) = run(at, &["replay", &ticks, "--live", "live.toml", "--store", store]);
+        assert_eq!(code, 0, "{stderr}");
+    }
+    std::fs::write(at.join("marea.toml"), format!("[source]\nkind = \"file\"\npaths = [{ticks:?}]\n")).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let sql = |sql: String| -> Vec<String> {
+        runtime.block_on(async {
+            let options = sqlx::sqlite::SqliteConnectOptions::new().filename(at.join("marea.db"));
+            let mut store = sqlx::ConnectOptions::connect(&options).await.unwrap();
+            let rows = sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).fetch_all(&mut store).await.unwrap();
+            rows.iter().map(|row| sqlx::Row::get_unchecked::<String, _>(row, 0)).collect()
+        })
+    };
+    let alter = "UPDATE pipeline SET logic_version = 0; \
+                 UPDATE trades SET pnl = pnl + 1 WHERE entry_time = (SELECT min(entry_time) FROM trades); \
+                 DELETE FROM backtest_metrics WHERE strategy = 'cross' AND symbol = 'UP'; \
+                 INSERT INTO indicators SELECT symbol, timeframe, open_time, 'old', value, epoch FROM indicators LIMIT 1; \
+                 UPDATE recommendations SET payload = replace(payload, '\"status\"', '\"state\"') WHERE symbol = 'UP'; \
+                 UPDATE verdicts SET payload = replace(payload, '\"allow\"', '\"allowed\"')";
+    let counted = |table: &str| sql(format!("SELECT count(*) || '' FROM {table}")).remove(0).parse::<i64>().unwrap();
+    let metrics = counted("backtest_metrics WHERE strategy = 'cross' AND symbol = 'UP'");
+    let (verdicts, audit) = (counted("verdicts"), counted("audit"));
+    let trades = counted("trades WHERE entry_time = (SELECT min(entry_time) FROM trades)");
+    sql(alter.to_owned());
+
+    let (code, _, stderr) = run(at, &["run", "--listen", "127.0.0.1:0", "--live", "live.toml"]);
+    assert_eq!(code, 2);
+    let refused =
+        "computed by logic version 0, this marea computes version 1: `marea migrate --rebuild` computes it anew";
+    assert!(stderr.contains(refused), "{stderr}");
+
+    let rebuild = |swap: &[&str]| -> Value {
+        let (code, stdout, stderr) = run(at, &[&["migrate", "--rebuild", "--format", "json"], swap].concat());
+        assert_eq!(code, 0, "{stderr}");
+        serde_json::from_str(&stdout).unwrap()
+    };
+    let tables = serde_json::json!({
+        "backtest_metrics": { "only_in_store": 0, "only_anew": metrics, "changed": 0 },
+        "indicators": { "only_in_store": 1, "only_anew": 0, "changed": 0 },
+        "recommendations": { "only_in_store": 0, "only_anew": 0, "changed": 1 },
+        "trades": { "only_in_store": 0, "only_anew": 0, "changed": trades },
+        "verdicts": { "only_in_store": 0, "only_anew": 0, "changed": verdicts },
+    });
+    for _ in 0..2 {
+        let report = rebuild(&[]);
+        assert_eq!((&report["tables"], &report["kept"]), (&tables, &Value::Null), "{report:#}");
+        assert_eq!(report["logic_version"], serde_json::json!({ "store": 0, "marea": 1 }));
+    }
+    let (_, text, _) = run(at, &["migrate", "--rebuild"]);
+    assert!(text.contains("no row was changed: `marea migrate --rebuild --swap` takes it over"), "{text}");
+    let report = rebuild(&["--swap"]);
+    assert_eq!((&report["tables"], &report["kept"]), (&tables, &Value::from("marea.db.logic-0")), "{report:#}");
+    assert_eq!(rebuild(&[])["differences"], 0);
+    assert_eq!(counted("audit"), audit + 1 + verdicts, "a row for each that the audit is about");
+
+    for table in ["bars", "indicators", "trades", "backtest_metrics", "recommendations", "verdicts"] {
+        let written = "('epoch', 'seq', 'generation')";
+        let columns =
+            format!("SELECT group_concat(name) FROM pragma_table_info('{table}') WHERE name NOT IN {written}");
+        let columns = sql(columns).remove(0);
+        let differing = sql(format!(
+            "ATTACH '{}' AS fresh; SELECT (SELECT count(*) FROM (SELECT {columns} FROM {table} EXCEPT \
+             SELECT {columns} FROM fresh.{table})) + (SELECT count(*) FROM (SELECT {columns} FROM fresh.{table} EXCEPT \
+             SELECT {columns} FROM {table})) || ''",
+            at.join("fresh.db").display()
+        ));
+        assert_eq!(differing, ["0"], "{table}");
+    }
+}

@@ -13,10 +13,12 @@
 mod cutting;
 mod early;
 mod live;
+mod rebuild;
 mod source;
 mod standing;
 
 pub use live::{DEFAULT_LIVE, Live, Watch, read_updates};
+pub use rebuild::{Rebuilt, rebuild};
 pub use source::{check_files, market, open_files};
 pub use standing::check_store;
 

@@ -36,7 +36,7 @@ pub(crate) const BULK: usize = 10_000;
 pub(crate) const MOST: usize = 200_000;
 
 /// What should stand under a key, and since when.
-type Late = (Option<Output>, Epoch);
+pub(crate) type Late = (Option<Output>, Epoch);
 
 /// What is not written yet.
 #[derive(Debug, Default)]
@@ -202,7 +202,8 @@ impl Behind {
 
 const FENCE: &str = "UPDATE pipeline SET metrics_upper = $1, indicators_low = $2 WHERE id = 1 AND generation = $3";
 
-fn batches(chunk: &[(Key, Late)]) -> Vec<Batch> {
+/// What these rows are to the tables.
+pub(crate) fn batches(chunk: &[(Key, Late)]) -> Vec<Batch> {
     let mut all: BTreeMap<(usize, Action), Vec<Vec<Cell>>> = BTreeMap::new();
     for (key, (row, epoch)) in chunk {
         let (action, cells) = match row {

@@ -54,7 +54,7 @@ pub enum StoreError {
     /// A marea that computes something else has written it.
     #[error(
         "store {store}: it was computed by logic version {found}, this marea computes version {known}: \
-         use the marea that wrote it, or start with an empty store and replay"
+         `marea migrate --rebuild` computes it anew and shows what differs; or use the marea that wrote it"
     )]
     LogicVersion {
         /// Which.

@@ -15,16 +15,16 @@ use marea_model::{
 use std::collections::{BTreeMap, BTreeSet};
 
 const PIPELINE: &str = "SELECT upper, generation, last_seq, records_in, accepted, duplicate, dead, held, unknown_fields, \
-                        price_jumps, sealed_through, closed_through, metrics_upper, indicators_low, logic_version \
+                        price_jumps, sealed_through, closed_through, metrics_upper, indicators_low \
                         FROM pipeline WHERE id = 1";
 
-/// The pipeline's row. Refuses what another logic computed.
+/// The pipeline's row.
 pub(crate) async fn standing(link: &mut Link, named: &Named, lock: bool) -> Result<Standing, StoreError> {
     let sql = format!("{PIPELINE}{}", if lock && named.is_postgres { " FOR UPDATE" } else { "" });
     let rows = link.rows(named, &sql, &[]).await?;
     let row = rows.first().ok_or_else(|| named.broken("pipeline has none"))?;
-    let read = || -> Result<(Standing, i64), String> {
-        let standing = Standing {
+    let read = || -> Result<Standing, String> {
+        Ok(Standing {
             upper: row.unsigned(0)?,
             generation: row.unsigned(1)?,
             last_seq: row.unsigned(2)?,
@@ -41,29 +41,29 @@ pub(crate) async fn standing(link: &mut Link, named: &Named, lock: bool) -> Resu
             metrics_upper: row.unsigned(12)?,
             indicators_low: row.int(13)?,
             partitions: BTreeMap::new(),
-        };
-        Ok((standing, row.int(14)?))
+        })
     };
-    let (standing, found) = read().map_err(|error| named.broken(error))?;
-    check_logic(named, standing.upper, found)?;
-    Ok(standing)
+    read().map_err(|error| named.broken(error))
 }
 
-/// The pipeline's upper, of a store that may not be migrated to what is known here. Refuses the same.
+/// The pipeline's upper, of a store that may not be migrated to what is known here. Refuses what
+/// another logic computed.
 pub(crate) async fn upper(link: &mut Link, named: &Named) -> Result<Epoch, StoreError> {
     let rows = link.rows(named, "SELECT upper, logic_version FROM pipeline WHERE id = 1", &[]).await?;
     let row = rows.first().ok_or_else(|| named.broken("pipeline has none"))?;
     let read = || Ok::<_, String>((row.unsigned(0)?, row.int(1)?));
     let (upper, found) = read().map_err(|error| named.broken(error))?;
-    check_logic(named, upper, found)?;
-    Ok(upper)
-}
-
-fn check_logic(named: &Named, upper: Epoch, found: i64) -> Result<(), StoreError> {
     if upper > 0 && found != LOGIC_VERSION {
         return Err(StoreError::LogicVersion { store: named.store.clone(), found, known: LOGIC_VERSION });
     }
-    Ok(())
+    Ok(upper)
+}
+
+/// Which logic has computed the store.
+pub(crate) async fn logic(link: &mut Link, named: &Named) -> Result<i64, StoreError> {
+    let rows = link.rows(named, "SELECT logic_version FROM pipeline WHERE id = 1", &[]).await?;
+    let row = rows.first().ok_or_else(|| named.broken("pipeline has none"))?;
+    row.int(0).map_err(|error| named.broken(error))
 }
 
 /// The ledger as it stands in the database; with `lock`, once nobody else is about to change it.

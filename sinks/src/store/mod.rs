@@ -36,6 +36,7 @@ mod link;
 mod load;
 mod postgres;
 mod reader;
+mod rebuild;
 mod restore;
 mod rows;
 mod schema;
@@ -60,7 +61,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What this marea computes from the same input. It rises when the same input gives other rows: then a store cannot be
-/// continued, only computed anew.
+/// continued, only computed anew: `marea migrate --rebuild`.
 pub const LOGIC_VERSION: i64 = 1;
 
 /// Where the store stands.

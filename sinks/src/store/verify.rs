@@ -16,7 +16,7 @@ use super::rows::{cells, table_of};
 use super::tables::{self, STATE, Table};
 use super::{AuditKey, Standing, StoreError, load::last_open};
 use marea_model::output::{Change, ClosedEpoch, Key, MetricsWindow};
-use marea_model::{Output, StrategyId, Symbol, Timeframe};
+use marea_model::{Nanos, Output, StrategyId, Symbol, Timeframe};
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -31,6 +31,13 @@ pub struct Difference {
     pub should: Option<String>,
     /// Whether it says no more than that the process was killed before it wrote this row: no alarm.
     pub was_due: bool,
+}
+
+impl Difference {
+    /// The table that it is in.
+    pub fn table(&self) -> &'static str {
+        STATE[table_of(&self.key)].name
+    }
 }
 
 impl fmt::Display for Difference {
@@ -58,13 +65,35 @@ pub(crate) async fn compare(
     ledger: &Ledger,
     closed: &ClosedEpoch,
 ) -> Result<(Vec<Difference>, Vec<Repair>), StoreError> {
+    compare_after(link, named, ledger, ledger.standing(), closed).await
+}
+
+/// The same for all of history: as if nothing were sealed.
+pub(crate) async fn compare_whole(
+    link: &mut Link,
+    named: &Named,
+    ledger: &Ledger,
+    closed: &ClosedEpoch,
+) -> Result<(Vec<Difference>, Vec<Repair>), StoreError> {
+    let mut standing = ledger.standing().clone();
+    standing.progress.sealed_through = Nanos::MIN;
+    compare_after(link, named, ledger, &standing, closed).await
+}
+
+async fn compare_after(
+    link: &mut Link,
+    named: &Named,
+    ledger: &Ledger,
+    standing: &Standing,
+    closed: &ClosedEpoch,
+) -> Result<(Vec<Difference>, Vec<Repair>), StoreError> {
     let expanded = (!closed.rows.is_empty()).then(|| {
         let mut closed = closed.clone();
         closed.expand();
         closed
     });
     let mut comparison = Comparison {
-        standing: ledger.standing(),
+        standing,
         state: &expanded.as_ref().unwrap_or(closed).changes,
         differences: Vec::new(),
         repairs: Vec::new(),

@@ -33,14 +33,14 @@ const READERS: u32 = 4;
 /// The store's one writer.
 #[derive(Debug)]
 pub struct Store {
-    target: StoreTarget,
-    named: Named,
+    pub(super) target: StoreTarget,
+    pub(super) named: Named,
     /// None after a failure: the next call connects again and reads where the store stands.
-    link: Option<Link>,
+    pub(super) link: Option<Link>,
     /// SQLite's lock. PostgreSQL's belongs to the connection.
     _lock: Option<File>,
     reader: Reader,
-    ledger: Ledger,
+    pub(super) ledger: Ledger,
     behind: Behind,
     /// Changes of the configuration that wait for the commit of their epoch.
     config: Vec<(Epoch, ConfigUpdate)>,
@@ -53,10 +53,19 @@ pub struct Store {
 }
 
 /// A connection, and what must be kept with it.
-type Locked = (Link, Option<File>);
+pub(crate) type Locked = (Link, Option<File>);
+
+/// What a store is opened for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Opening {
+    /// To go on: takes it over, and refuses what another logic computed.
+    ToWrite,
+    /// To compare, whatever logic computed it.
+    ToRebuild,
+}
 
 /// A connection with the writer's lock. None if another one has it for longer than `wait`.
-async fn locked(target: &StoreTarget, named: &Named, wait: Duration) -> Result<Option<Locked>, StoreError> {
+pub(crate) async fn locked(target: &StoreTarget, named: &Named, wait: Duration) -> Result<Option<Locked>, StoreError> {
     let (began, mut said) = (Instant::now(), false);
     // PostgreSQL's is asked for on the connection that is to have it.
     let mut asking = None;
@@ -106,7 +115,7 @@ impl Store {
         let target = target.into();
         let named = Named::of(&target);
         match locked(&target, &named, Duration::MAX).await? {
-            Some(locked) => Store::take(target, named, locked).await,
+            Some(locked) => Store::take(target, named, locked, Opening::ToWrite).await,
             None => Err(StoreError::Busy { store: named.store }),
         }
     }
@@ -116,18 +125,23 @@ impl Store {
         let target = target.into();
         let named = Named::of(&target);
         match locked(&target, &named, Duration::ZERO).await? {
-            Some(locked) => Store::take(target, named, locked).await.map(Some),
+            Some(locked) => Store::take(target, named, locked, Opening::ToWrite).await.map(Some),
             None => Ok(None),
         }
     }
 
-    async fn take(target: StoreTarget, named: Named, (mut link, lock): Locked) -> Result<Store, StoreError> {
+    pub(crate) async fn take(
+        target: StoreTarget,
+        named: Named,
+        (mut link, lock): Locked,
+        opening: Opening,
+    ) -> Result<Store, StoreError> {
         for line in schema_of(&target, &mut link, &named).await? {
             tracing::info!(store = %named.store, "{line}");
         }
         schema::check_tables(&mut link, &named).await?;
         postgres::check_durability(&mut link, &named).await?;
-        let ledger = take_over(&mut link, &named).await?;
+        let ledger = take_over(&mut link, &named, opening).await?;
         failpoint::pass("restore.taken");
         let Standing { generation, last_seq, upper, .. } = *ledger.standing();
         let reader = Reader::new(&target, named.clone(), READERS, generation, last_seq)?;
@@ -357,7 +371,7 @@ impl Store {
     }
 
     /// The connection; a new one after a failure.
-    async fn connected(&mut self) -> Result<Link, StoreError> {
+    pub(super) async fn connected(&mut self) -> Result<Link, StoreError> {
         if let Some(link) = self.link.take() {
             return Ok(link);
         }
@@ -438,16 +452,22 @@ pub(crate) fn opening(named: &Named, error: StoreError) -> StoreError {
     if named.is_postgres { error } else { sqlite::open_error(error) }
 }
 
-/// Checks that the store is whole, and only then raises its generation. One transaction: nobody commits in between.
-async fn take_over(link: &mut Link, named: &Named) -> Result<Ledger, StoreError> {
+/// Checks that the store is whole, and only then raises its generation, unless it is only to be compared. One
+/// transaction: nobody commits in between.
+async fn take_over(link: &mut Link, named: &Named, opening: Opening) -> Result<Ledger, StoreError> {
     let error = |error: sqlx::Error| named.error(&error);
     link.begin().await.map_err(error)?;
     let mut ledger = load::ledger(link, named, true).await?;
+    if opening == Opening::ToWrite {
+        load::upper(link, named).await?;
+    }
     check_upper(link, named, ledger.standing()).await?;
-    ledger.standing.generation += 1;
-    let arguments: [Cell; 2] = [ledger.standing.generation.into(), LOGIC_VERSION.into()];
-    let sql = "UPDATE pipeline SET generation = $1, logic_version = $2 WHERE id = 1";
-    link.execute(sql, &arguments).await.map_err(error)?;
+    if opening == Opening::ToWrite {
+        ledger.standing.generation += 1;
+        let arguments: [Cell; 2] = [ledger.standing.generation.into(), LOGIC_VERSION.into()];
+        let sql = "UPDATE pipeline SET generation = $1, logic_version = $2 WHERE id = 1";
+        link.execute(sql, &arguments).await.map_err(error)?;
+    }
     link.commit().await.map_err(error)?;
     Ok(ledger)
 }
@@ -504,7 +524,7 @@ const FENCE: &str = "UPDATE pipeline SET upper = $1, last_seq = $2, records_in =
                      closed_through = $11, metrics_upper = $12, indicators_low = $13 \
                      WHERE id = 1 AND upper = $14 AND generation = $15";
 
-/// One transaction, the fence first.
+/// One transaction.
 async fn write(
     link: &mut Link,
     named: &Named,
@@ -512,6 +532,25 @@ async fn write(
     plan: &Plan<'_>,
     config: &[(Epoch, ConfigUpdate)],
     acknowledged: &[(Partition, Range<u64>)],
+) -> Result<(), StoreError> {
+    let error = |error: sqlx::Error| named.error(&error);
+    failpoint::pass("commit.begin");
+    link.begin().await.map_err(error)?;
+    write_plan(link, named, before, plan, config).await?;
+    unacknowledged::forget(link, acknowledged).await.map_err(error)?;
+    failpoint::pass("commit.end");
+    link.commit().await.map_err(error)?;
+    failpoint::pass("commit.unheard");
+    Ok(())
+}
+
+/// What a plan writes, the fence first, in a transaction that was begun.
+pub(crate) async fn write_plan(
+    link: &mut Link,
+    named: &Named,
+    before: &Standing,
+    plan: &Plan<'_>,
+    config: &[(Epoch, ConfigUpdate)],
 ) -> Result<(), StoreError> {
     let error = |error: sqlx::Error| named.error(&error);
     let after = &plan.standing;
@@ -532,8 +571,6 @@ async fn write(
         before.upper.into(),
         before.generation.into(),
     ];
-    failpoint::pass("commit.begin");
-    link.begin().await.map_err(error)?;
     if link.execute(FENCE, &fence).await.map_err(error)? == 0 {
         let found = load::standing(link, named, false).await?;
         let same = found.generation == before.generation;
@@ -553,9 +590,5 @@ async fn write(
             Link::Postgres(session) => postgres::forget(session, &lows).await.map_err(error)?,
         }
     }
-    unacknowledged::forget(link, acknowledged).await.map_err(error)?;
-    failpoint::pass("commit.end");
-    link.commit().await.map_err(error)?;
-    failpoint::pass("commit.unheard");
     Ok(())
 }

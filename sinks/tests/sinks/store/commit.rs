@@ -272,8 +272,8 @@ async fn a_peek_takes_nothing_over(place: Place) {
     for (damage, expected) in [
         (
             "UPDATE pipeline SET logic_version = 7",
-            "it was computed by logic version 7, this marea computes version 1: use the marea that wrote it, or start \
-             with an empty store and replay",
+            "it was computed by logic version 7, this marea computes version 1: `marea migrate --rebuild` \
+             computes it anew and shows what differs; or use the marea that wrote it",
         ),
         (
             "UPDATE _sqlx_migrations SET version = 9 WHERE version = 2",

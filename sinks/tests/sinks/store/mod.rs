@@ -4,6 +4,7 @@ mod behind;
 mod commit;
 mod measure;
 mod postgres;
+mod rebuild;
 mod restart;
 mod timescale;
 

@@ -242,3 +242,53 @@ async fn a_writer_needs_no_right_to_change_the_schema() {
     let nowhere = Store::peek(StoreTarget::parse(&format!("{url}_not"))).await.unwrap_err();
     assert!(matches!(nowhere, StoreError::Open { .. }), "{nowhere:?}");
 }
+
+/// What the server says when its disk is full, whatever is written to a table.
+async fn fill_disk(place: &Place, table: &str) {
+    let sql = "CREATE OR REPLACE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+               RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100'; END $$; \
+               CREATE TRIGGER full_disk BEFORE INSERT ON $table FOR EACH STATEMENT EXECUTE FUNCTION full_disk()";
+    place.execute(&sql.replace("$table", table)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_loses_nothing_and_heals() {
+    let place = Place::postgres("full_disk");
+    let mut store = Store::open(place.target()).await.unwrap();
+    let mut published = Vec::new();
+    commit(&mut store, &[flip(1)], &mut published).await;
+    let expected = format!("store {}: disk full: nothing is acknowledged until there is space", place.target());
+    // At the last table of a transaction, and at the first.
+    for (epoch, table) in [(2, "dead_letters"), (3, "bars")] {
+        fill_disk(&place, table).await;
+        for _ in 0..3 {
+            let error = loop {
+                match store.commit(&[flip(epoch)]).await.unwrap_err() {
+                    // The server has not yet seen that the old connection is gone.
+                    StoreError::Busy { .. } => tokio::time::sleep(Duration::from_millis(10)).await,
+                    error => break error,
+                }
+            };
+            assert_eq!(error.to_string(), expected);
+            assert!(error.retryable());
+            assert_eq!(store.standing().upper, epoch);
+        }
+        place.execute(&format!("DROP TRIGGER full_disk ON {table}")).await;
+        commit(&mut store, &[flip(epoch)], &mut published).await;
+    }
+    nothing_lost_nothing_twice(&place, 3, &published).await;
+
+    // What follows is written in the end, too.
+    store.commit(&[closed(4, vec![up(indicator("ema(12)", "IBM", OPEN, 1.5))])]).await.unwrap();
+    fill_disk(&place, "indicators").await;
+    assert_eq!(store.settle().await.unwrap_err().to_string(), expected);
+    assert!(store.settle().await.unwrap_err().retryable());
+    place.execute("DROP TRIGGER full_disk ON indicators").await;
+    let began = Instant::now();
+    while let Err(error) = store.settle().await {
+        assert!(error.retryable() && began.elapsed() < Duration::from_secs(30), "{error:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(place.rows("SELECT value || '' FROM indicators").await, ["1.5"]);
+    assert_eq!(place.rows("SELECT metrics_upper || '' FROM pipeline").await, ["5"]);
+}

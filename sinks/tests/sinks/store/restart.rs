@@ -173,7 +173,7 @@ async fn an_account_keeps_its_greatest_snapshot_and_its_peak(place: Place) {
     assert_eq!(restored.accounts[1], (snapshot("M1", OPEN + 5, 75), Amount(90)));
 }
 
-trait Reopen {
+pub trait Reopen {
     async fn close_and_reopen(&mut self, place: &Place) -> Store;
 }
 
@@ -185,7 +185,8 @@ impl Reopen for Store {
     }
 }
 
-fn state(epoch: u64) -> ClosedEpoch {
+/// Something of every table, with half of it sealed.
+pub fn state(epoch: u64) -> ClosedEpoch {
     let exit = |exit_time| Output::Trade(TradeRow { entry_time: exit_time - 1, exit_time, ..trade("IBM", "ema-fast") });
     let rows = vec![
         Output::Bar(minute_bar("IBM", -1, 1)),

@@ -75,9 +75,8 @@ impl Child {
             let verdicts: Vec<Option<Vec<u8>>> = redis::cmd("MGET").arg(&keys).query(&mut connection)?;
             let has_intent = |body: &Vec<u8>| {
                 let body: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
-                let row = body.get("row").unwrap_or(&body);
                 // Quotes of the history are stale by now; all else is as it will be.
-                row["intent"] == "enter"
+                body["verdict"]["intent"] == "enter"
             };
             if verdicts.iter().flatten().filter(|body| has_intent(body)).count() == SYMBOLS {
                 return Ok(());

@@ -178,9 +178,8 @@ pub(super) fn of_tick(body: &[u8]) -> Option<(usize, bool)> {
 /// What a verdict's message says: which symbol, and whether its spread is what blocks it.
 pub(super) fn of_verdict(body: &[u8]) -> Option<(usize, bool)> {
     let body: serde_json::Value = serde_json::from_slice(body).ok()?;
-    let row = body.get("row").unwrap_or(&body);
-    let symbol = row["symbol"].as_str()?.get(1..)?.parse().ok()?;
-    let reasons = row["reasons"].as_array()?;
+    let (row, symbol) = (&body["verdict"], body["symbol"].as_str()?);
+    let (reasons, symbol) = (row["reasons"].as_array()?, symbol.get(1..)?.parse().ok()?);
     let wide = reasons.iter().any(|reason| reason == "SPREAD_ABOVE_MAX");
     (wide || row["allow"] == true).then_some((symbol, wide))
 }

@@ -260,11 +260,12 @@ fn read(path: &Path) -> Result<Vec<u8>, LiveFileError> {
 
 /// Watches a file of which nothing is known: its first version is revision 1. Blocks until stopped.
 pub fn watch(path: &Path, out: &Sender, stop: &Stop) {
-    watch_from(path, BTreeMap::new(), 0, out, stop);
+    watch_from(path, BTreeMap::new(), 0, false, out, stop);
 }
 
-/// Watches a file of which `known` has already been applied as `revision`. Blocks until stopped.
-pub fn watch_from(path: &Path, known: BTreeMap<String, String>, revision: u64, out: &Sender, stop: &Stop) {
+/// Watches a file of which `known` has already been applied as `revision`; `stale`: and nobody may
+/// enter by it until the file can be read. Blocks until stopped.
+pub fn watch_from(path: &Path, known: BTreeMap<String, String>, revision: u64, stale: bool, out: &Sender, stop: &Stop) {
     let (wake, woken) = crossbeam_channel::bounded::<()>(1);
     // Dropped at the end, and with it its thread. Without it the file is still read every RECHECK.
     let _watcher = match watcher(path, wake.clone()) {
@@ -274,7 +275,7 @@ pub fn watch_from(path: &Path, known: BTreeMap<String, String>, revision: u64, o
             None
         }
     };
-    let mut state = State { known, revision, stale: false };
+    let mut state = State { known, revision, stale };
     let mut last = None;
     loop {
         if let Some(content) = settled(path, last.as_ref()) {
@@ -566,9 +567,23 @@ mod tests {
         let (out, updates) = crossbeam_channel::bounded(1);
         let stop = Stop::new();
         std::thread::scope(|scope| {
-            scope.spawn(|| watch_from(&path, tree("[a]\nx = 1"), 4, &out, &stop));
+            scope.spawn(|| watch_from(&path, tree("[a]\nx = 1"), 4, false, &out, &stop));
             let Input::Config(first) = updates.recv_timeout(Duration::from_secs(10)).unwrap() else { panic!() };
             assert_eq!(first, [put("/echo/a/y", "2", 5)]);
+            stop.stop();
+        });
+    }
+    #[test]
+    fn a_file_that_could_not_be_read_before_is_current_once_it_can_be() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("live.toml");
+        fs::write(&path, "[a]\nx = 1").unwrap();
+        let (out, updates) = crossbeam_channel::bounded(1);
+        let stop = Stop::new();
+        std::thread::scope(|scope| {
+            scope.spawn(|| watch_from(&path, tree("[a]\nx = 1"), 4, true, &out, &stop));
+            let Input::Config(first) = updates.recv_timeout(Duration::from_secs(10)).unwrap() else { panic!() };
+            assert_eq!(first, [ConfigUpdate::Stale(false)]);
             stop.stop();
         });
     }

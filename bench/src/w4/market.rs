@@ -1,8 +1,8 @@
 //! A desk on which every symbol is a BUY, and whose spreads become too wide, and narrow again, every 100 ms.
 
 use super::PARTITIONS;
-use marea_model::time::{MILLI, SECOND, format_rfc3339};
 use marea_model::Nanos;
+use marea_model::time::{MILLI, SECOND, format_rfc3339};
 use std::io::Write as _;
 
 /// How many symbols.
@@ -110,9 +110,8 @@ impl Market {
     pub(super) fn history(&mut self) -> Vec<(i32, &str, Vec<u8>)> {
         let seconds = HISTORY / SECOND - 1;
         let times = (0..seconds).flat_map(|second| (0..SYMBOLS).map(move |symbol| (second, symbol)));
-        let bodies: Vec<_> = times
-            .map(|(second, symbol)| (symbol, self.body(symbol, self.begin + second * SECOND, false)))
-            .collect();
+        let bodies: Vec<_> =
+            times.map(|(second, symbol)| (symbol, self.body(symbol, self.begin + second * SECOND, false))).collect();
         bodies.into_iter().map(|(symbol, body)| (partition(symbol), self.names[symbol].as_str(), body)).collect()
     }
 
@@ -175,9 +174,13 @@ pub(super) fn of_tick(body: &[u8]) -> Option<(usize, bool)> {
     Some((quote.symbol.get(1..)?.parse().ok()?, ask - bid > 0.1))
 }
 
-/// What a verdict's message says: which symbol, and whether its spread is what blocks it.
-pub(super) fn of_verdict(body: &[u8]) -> Option<(usize, bool)> {
+/// What a verdict's message says: which symbol, and whether its spread is what blocks it; none of one that is `early` where
+/// those are not meant, or the reverse: a change that is published twice must not be taken for the next one.
+pub(super) fn of_verdict(body: &[u8], early: bool) -> Option<(usize, bool)> {
     let body: serde_json::Value = serde_json::from_slice(body).ok()?;
+    if body["seq"].is_null() != early {
+        return None;
+    }
     let (row, symbol) = (&body["verdict"], body["symbol"].as_str()?);
     let (reasons, symbol) = (row["reasons"].as_array()?, symbol.get(1..)?.parse().ok()?);
     let wide = reasons.iter().any(|reason| reason == "SPREAD_ABOVE_MAX");

@@ -21,9 +21,9 @@ use crate::measure::quantile;
 use crate::report::{Goal, Report, Row};
 use anyhow::{Context as _, bail};
 use child::Child;
-use market::{Market, SYMBOLS};
 use marea_servers::{Kafka, Postgres, Redis};
 use marea_sources::message::JSON;
+use market::{Market, SYMBOLS};
 use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
@@ -60,6 +60,7 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> anyhow::Result<()> 
         }
         sender.flush()?;
         child.until_allowed(&redis.url())?;
+        reader.early.store(publish == "fast", Ordering::Relaxed);
         for rate in rates {
             let mut figures = [[Vec::new(), Vec::new()], [Vec::new(), Vec::new()]];
             let (mut seen, mut missed, mut lag) = (0, 0, 0.0_f64);
@@ -81,7 +82,8 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> anyhow::Result<()> 
                 "fast" => [crate::measure::median(&relay_p50) + 1.0, crate::measure::median(&relay_p99) + 5.0],
                 _ => [25.0, f64::INFINITY],
             };
-            let note = format!("{seen} changes, {missed} overtaken by the next; lag at a turn's end {lag} records at most");
+            let note =
+                format!("{seen} changes, {missed} overtaken by the next; lag at a turn's end {lag} records at most");
             for (name, base, subject, goal) in [("p50", relay_p50, p50, goals[0]), ("p99", relay_p99, p99, goals[1])] {
                 let what = format!("{publish}, {rate} ticks/s, {name}");
                 let row = Row::compared(PART, what, "ms", base, subject).note(&note);
@@ -169,6 +171,8 @@ struct Expected {
 /// A subscriber of Redis that times what it is told.
 struct Reader {
     expected: Arc<Mutex<Expected>>,
+    /// Whether what is published before its commit is what is timed.
+    early: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -178,7 +182,8 @@ impl Reader {
         let (expected, stop) = (Arc::new(Mutex::new(Expected::default())), Arc::new(AtomicBool::new(false)));
         let mut connection = redis::Client::open(url)?.get_connection()?;
         connection.set_read_timeout(Some(Duration::from_millis(200)))?;
-        let (told, stopped) = (Arc::clone(&expected), Arc::clone(&stop));
+        let early = Arc::new(AtomicBool::new(false));
+        let (told, stopped, of_early) = (Arc::clone(&expected), Arc::clone(&stop), Arc::clone(&early));
         let (ready, is_ready) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new().name("reader".to_owned()).spawn(move || {
             let mut channels = connection.as_pubsub();
@@ -188,7 +193,7 @@ impl Reader {
                 let Ok(message) = channels.get_message() else { continue };
                 let now = Instant::now();
                 let state = match message.get_channel_name() {
-                    "verdict:M1" => market::of_verdict(message.get_payload_bytes()),
+                    "verdict:M1" => market::of_verdict(message.get_payload_bytes(), of_early.load(Ordering::Relaxed)),
                     _ => market::of_tick(message.get_payload_bytes()),
                 };
                 if let Some((symbol, wide)) = state {
@@ -197,7 +202,7 @@ impl Reader {
             }
         })?;
         is_ready.recv().context("the reader has ended")??;
-        Ok(Reader { expected, stop, thread: Some(thread) })
+        Ok(Reader { expected, early, stop, thread: Some(thread) })
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut Expected) -> T) -> T {

@@ -33,7 +33,7 @@ use cutting::Cutting;
 use marea_model::codec::Decoder;
 use marea_model::cursor::Batch;
 use marea_model::time::SECOND;
-use marea_model::{Instruments, Nanos};
+use marea_model::{ConfigUpdate, Instruments, Nanos};
 use marea_sinks::redis::Redis;
 use marea_sinks::store::StoreTarget;
 use marea_sinks::{Feed, FeedConfig, Metrics};
@@ -237,10 +237,19 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
     }
     acknowledge.remember(restoration.iter().flat_map(|restoration| restoration.unacknowledged.iter().copied()));
     // While it stood by, or read the store, what it knew of policies may have become old: an old one may allow too much.
+    let mut unread = false;
     if restoration.is_some() {
         live = match &live.watch {
             Watch::Nothing => live,
-            Watch::File(path) => Live::of(path, true)?,
+            Watch::File(path) => match Live::of(path, true) {
+                Ok(live) => live,
+                // A run that goes on waits for it, blocked, as it would have while running.
+                Err(error) => {
+                    tracing::error!("{error}: entries are blocked until it is mended");
+                    unread = true;
+                    live
+                }
+            },
             Watch::Etcd(_) => match Live::configured(&config, true, &shutdown.stop) {
                 Err(_) if shutdown.is_stopped() => return Err(Failure::Stopped),
                 live => live?,
@@ -248,11 +257,12 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
         };
     }
     let Standing { read, mut first, instruments, marks } = Standing::new(&config, &mut live, restoration.as_ref())?;
+    first.extend(unread.then_some(ConfigUpdate::Stale(true)));
     first.extend(lost.iter().map(|gap| noted(gap, generation)));
     let Prepared { run: source, progress, gaps } = prepare(&instruments, &marks)?;
     let answered = etcd::Answered::default();
     let standing = match &reader {
-        Some(reader) if restoration.is_some() => runtime.block_on(reader.standing()).map_err(Failure::refused)?,
+        Some(reader) if restoration.is_some() => standing::rows(reader, &runtime, &shutdown)?,
         _ => Vec::new(),
     };
     // What has no store is a test or a replay: nobody's Redis is to have it.
@@ -392,7 +402,7 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
         Watch::Nothing => {}
         Watch::File(path) => {
             sources.push(spawn("live file", move || {
-                live_file::watch_from(&path, live.tree, live.revision, &live_out, &stop);
+                live_file::watch_from(&path, live.tree, live.revision, unread, &live_out, &stop);
             })?);
         }
         Watch::Etcd(watch) => {

@@ -10,7 +10,7 @@ use marea_model::{Instruments, Nanos, PartitionMark};
 use marea_sources::file::{FileConfig, FileProgress};
 use marea_sources::kafka::KafkaError;
 use marea_sources::kafka::{self, KafkaConfig};
-use marea_sources::rabbitmq::{self, RabbitConfig};
+use marea_sources::rabbitmq::{self, RabbitConfig, RabbitError};
 use marea_sources::synthetic::Synthetic;
 use marea_sources::{Gap, Gaps, Lags, Resume, Stop, file, synthetic};
 use std::sync::Arc;
@@ -38,6 +38,14 @@ impl Prepared {
 fn kafka_failed(error: KafkaError) -> Failure {
     match error {
         KafkaError::Gap { .. } | KafkaError::Recreated { .. } => Failure::refused(error),
+        error => Failure::failed(error),
+    }
+}
+
+/// What is lost stays lost: to start again is no use.
+fn rabbit_failed(error: RabbitError) -> Failure {
+    match error {
+        RabbitError::Gap { .. } | RabbitError::Recreated { .. } | RabbitError::Lost { .. } => Failure::refused(error),
         error => Failure::failed(error),
     }
 }
@@ -110,7 +118,10 @@ impl Preparing<'_> {
         let (decoder, lags) = (self.decoder(), self.lags.clone());
         let kafka = kafka::open(self.config.source.kafka.clone(), decoder, resume, Default::default(), lags);
         let gaps = kafka.and_then(|kafka| kafka.check(CHECK_FOR, stop)).map_err(kafka_failed)?;
-        Ok(gaps.unwrap_or_default())
+        let mut gaps = gaps.unwrap_or_default();
+        // What was not committed is not in what stands: the source notes it when it comes to it.
+        gaps.retain(|gap| gap.committed);
+        Ok(gaps)
     }
 
     /// The source, checked but not yet running. A topic, stream or queue ends only if it is asked to, at what it has now.
@@ -130,7 +141,7 @@ impl Preparing<'_> {
                 let rabbit = RabbitConfig { until_end, ..config.source.rabbitmq.clone() };
                 let rabbit = rabbitmq::open(rabbit, self.decoder(), resume, acknowledge, lags);
                 let rabbit = rabbit.map_err(Failure::refused)?;
-                Ok(Prepared::new(move |out, stop| rabbit.run(out, stop).map_err(Failure::failed)))
+                Ok(Prepared::new(move |out, stop| rabbit.run(out, stop).map_err(rabbit_failed)))
             }
             SourceKind::Synthetic => {
                 let market = match resume.iter().find_map(|resume| resume.fingerprint) {

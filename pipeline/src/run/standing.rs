@@ -7,7 +7,7 @@ use crate::config::Config;
 use marea_model::live::{GAPS, encode_segment};
 use marea_model::time::format_rfc3339;
 use marea_model::{ConfigUpdate, Instruments, LiveConfig, Partition, PartitionMark, Restoration, Symbol, Timeframe};
-use marea_sinks::store::{Ledger, StoreTarget};
+use marea_sinks::store::{AuditEntry, Ledger, Reader, StoreTarget};
 use marea_sinks::{Store, StoreError};
 use marea_sources::{Gap, live_file};
 use serde_json::json;
@@ -67,14 +67,27 @@ pub(super) fn restoration(
     shutdown: &Shutdown,
 ) -> Result<Option<Restoration>, Failure> {
     let Target::Store(store) = target else { return Ok(None) };
+    patiently(shutdown, || match as_it_stands {
+        false => runtime.block_on(store.restoration(base)),
+        true => runtime.block_on(store.restoration_as_it_stands(base)),
+    })
+}
+
+/// The recommendations and verdicts that stand. A store that does not answer is waited for.
+pub(super) fn rows(
+    reader: &Reader,
+    runtime: &tokio::runtime::Runtime,
+    shutdown: &Shutdown,
+) -> Result<Vec<AuditEntry>, Failure> {
+    patiently(shutdown, || runtime.block_on(reader.standing()))
+}
+
+/// Reads, again and again while that may help.
+fn patiently<T>(shutdown: &Shutdown, mut read: impl FnMut() -> Result<T, StoreError>) -> Result<T, Failure> {
     let mut said = false;
     loop {
-        let read = match as_it_stands {
-            false => runtime.block_on(store.restoration(base)),
-            true => runtime.block_on(store.restoration_as_it_stands(base)),
-        };
-        match read {
-            Ok(restoration) => return Ok(restoration),
+        match read() {
+            Ok(done) => return Ok(done),
             Err(error) if error.retryable() => {
                 if !std::mem::replace(&mut said, true) {
                     tracing::warn!(%error, "waiting for the store");

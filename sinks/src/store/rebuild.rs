@@ -112,10 +112,19 @@ impl Store {
     }
 }
 
-/// A copy of the whole file. An error if there is one of this name.
+/// A copy of the whole file, in place of one of this name, which a kill before the swap may have left.
 async fn keep_file(link: &mut Link, named: &Named, path: &str) -> Result<String, StoreError> {
-    let sql = format!("VACUUM INTO '{}'", path.replace('\'', "''"));
+    // Under its name once it is whole: a kill leaves no half of it there.
+    let begun = format!("{path}.tmp");
+    let moved = |error| named.error(&sqlx::Error::Io(error));
+    match std::fs::remove_file(&begun) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(moved(error)),
+        _ => {}
+    }
+    let sql = format!("VACUUM INTO '{}'", begun.replace('\'', "''"));
     link.run(&sql).await.map_err(|error| named.error(&error))?;
+    std::fs::File::open(&begun).and_then(|file| file.sync_all()).map_err(moved)?;
+    std::fs::rename(&begun, path).map_err(moved)?;
     Ok(path.to_owned())
 }
 

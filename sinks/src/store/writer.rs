@@ -12,8 +12,8 @@ use super::{AuditEntry, Committed, LOGIC_VERSION, Standing, StoreError, StoreTar
 use super::{load, postgres, restore, schema, sqlite, unacknowledged};
 use crate::failpoint;
 use marea_model::live::ConfigUpdate;
-use marea_model::output::ClosedEpoch;
-use marea_model::{Epoch, Partition, Restoration, Timeframe};
+use marea_model::output::{ClosedEpoch, Key};
+use marea_model::{Epoch, Nanos, Partition, Restoration, Timeframe};
 use std::fs::File;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -240,6 +240,13 @@ impl Store {
         self.link = Some(link);
         failpoint::pass("restore.compared");
         let (late, repairs): (Vec<_>, Vec<_>) = repairs.into_iter().partition(|(key, _)| behind::is_late(key));
+        // What is mended behind is found again after a kill.
+        let opens = late.iter().filter_map(|(key, _)| match key {
+            Key::Indicator(_, _, open_time, _) => Some(*open_time),
+            _ => None,
+        });
+        let low = &mut self.ledger.standing.indicators_low;
+        *low = opens.fold(*low, Nanos::min);
         self.behind.repair(late.into_iter(), self.ledger.standing().upper);
         self.ledger.repair(repairs);
         Ok(differences)

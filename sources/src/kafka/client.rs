@@ -366,12 +366,16 @@ impl Reader {
 
     /// Fetches what is wanted now, and nothing else: what is finished, or waits for others, needs no room.
     fn fetch(&mut self, only_committed: bool) {
+        // What is suspect is looked at before anything else of it is read: what was left out stays left out until reading
+        // can begin again where it was left.
+        if self.suspect {
+            return;
+        }
         if self.state.read_only_committed(only_committed) {
             self.fetched.clear();
         }
         let fetching: BTreeSet<i32> = self.state.fetching().map(|(id, _)| id).collect();
-        // What is suspect is looked at before any more of it is read.
-        if self.suspect || fetching == self.fetched {
+        if fetching == self.fetched {
             return;
         }
         let topic = self.state.topic();
@@ -384,6 +388,8 @@ impl Reader {
         };
         if let Err(error) = result {
             tracing::debug!(topic = self.state.topic(), %error, "what is fetched has not changed");
+            // The positions are still those of before: what comes next may lie behind what was left out.
+            self.state.read_only_committed(true);
         }
     }
 

@@ -276,7 +276,7 @@ impl State {
         }
         if !part.known {
             // Nothing was read of it: whatever is there now is its beginning.
-            part.next = bounds.start;
+            (part.next, part.upper) = (bounds.start, bounds.start);
             part.sent = Some((part.next, false));
         } else if bounds.end < upper {
             compare = None;

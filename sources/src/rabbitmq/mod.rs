@@ -14,7 +14,8 @@
 //!
 //! **Gaps.** Before a stream is read on, and whenever offsets jump, the broker is asked what it has. A first record behind the
 //! one that is wanted (retention by `x-max-length-bytes` or `x-max-age`) is [`RabbitError::Gap`]; a stream that ends before what
-//! was read, or has another record where the last one was read, is [`RabbitError::Recreated`]. `accept_gap` goes on instead.
+//! was read, or has another record where the last one was read, is [`RabbitError::Recreated`]. `accept_gap` goes on instead,
+//! but not where a restart has to read again what is gone ([`RabbitError::Lost`]): what stands is right, and would be mended wrongly.
 //! A queue that drops messages (`x-message-ttl`, `x-max-length`, `x-expires`, a purge) cannot be told from one that never had
 //! them: don't set these on a queue whose messages count, or set `x-overflow: reject-publish`, so that the publisher knows.
 //!
@@ -299,6 +300,20 @@ pub enum RabbitError {
         wanted: u64,
         /// The first offset that is there.
         first: u64,
+    },
+    /// The stream no longer has what a restart has to read again.
+    #[error(
+        "{partition}: a restart has to read {wanted} to {upper} again, and {detail}: what stands cannot be computed without it, so nothing is; begin anew in another store"
+    )]
+    Lost {
+        /// The partition.
+        partition: Partition,
+        /// The first offset that is needed.
+        wanted: u64,
+        /// The end of what was read.
+        upper: u64,
+        /// How it is lost, with offsets.
+        detail: String,
     },
     /// The stream is another one than was read before.
     #[error("{partition} is not the stream that was read before: {detail}; --accept-gap reads the new one")]

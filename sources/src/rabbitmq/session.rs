@@ -332,7 +332,16 @@ impl<'a> Session<'a> {
             if feed.last.is_none() || !self.config.until_end {
                 feed.last = extent.last;
             }
-            match feed.state.judge(&extent) {
+            let verdict = feed.state.judge(&extent);
+            if let (Some((wanted, upper)), true) = (feed.state.to_read_again(), self.config.accept_gap) {
+                let lost = |detail| Err(Halt::Fatal(RabbitError::Lost { partition, wanted, upper, detail }));
+                match verdict {
+                    Verdict::Gap { first, .. } => return lost(format!("begins with {first}")),
+                    Verdict::Other { ref detail } if begun.elapsed() >= DOUBT => return lost(detail.clone()),
+                    Verdict::Fits | Verdict::Other { .. } => {}
+                }
+            }
+            match verdict {
                 Verdict::Fits => return Ok(()),
                 Verdict::Gap { wanted, first } if self.config.accept_gap => {
                     warn!(%partition, wanted, first, "going on behind a gap");

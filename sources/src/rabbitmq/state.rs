@@ -222,6 +222,11 @@ impl State {
         Verdict::Fits
     }
 
+    /// What a restart has to read again before anything new, if anything: from here to there.
+    pub(super) fn to_read_again(&self) -> Option<(u64, u64)> {
+        (self.kind == RabbitKind::Stream && self.position < self.upper).then_some((self.position, self.upper))
+    }
+
     /// Goes on behind a gap.
     pub(super) fn skip_to(&mut self, offset: u64) {
         self.position = self.position.max(offset);

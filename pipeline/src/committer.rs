@@ -195,7 +195,7 @@ impl Committer {
             outcome.state.apply_epoch(&closed);
         }
         if let Some(feed) = &self.feed {
-            feed.publish(&[closed], &committed);
+            feed.recomputed(&closed, &committed);
         }
         failpoint::pass("restored");
         Ok(true)

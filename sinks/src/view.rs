@@ -221,8 +221,17 @@ impl View {
         View { clock, started: (Instant::now(), SystemTime::now()), state: RwLock::new(state) }
     }
 
-    /// Takes committed epochs in, and says what they corrected.
+    /// Takes epochs in that were committed just now, and says what they corrected.
     pub fn apply(&self, epochs: &[ClosedEpoch], committed: &Committed) -> Corrections {
+        let corrections = self.recompute(epochs, committed);
+        self.state.write().unwrap_or_else(PoisonError::into_inner).committed =
+            Some((Instant::now(), SystemTime::now()));
+        corrections
+    }
+
+    /// Takes what was committed before the start in, as it was computed once more, and says what it corrected. It is no
+    /// commit: nobody learns from it that anything is current.
+    pub fn recompute(&self, epochs: &[ClosedEpoch], committed: &Committed) -> Corrections {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let mut corrections = Corrections::default();
         for closed in epochs {
@@ -239,7 +248,6 @@ impl View {
         state.last_seq = committed.last_seq;
         state.totals = committed.totals;
         let now = Instant::now();
-        state.committed = Some((now, SystemTime::now()));
         let records = committed.totals.records_in;
         match state.rate.back() {
             Some((last, _)) if now.duration_since(*last) < Duration::from_millis(100) => {}
@@ -295,12 +303,13 @@ impl View {
         millis(self.started.1)
     }
 
-    /// When the last commit was. None before the first.
-    pub fn committed_at(&self) -> Option<SystemTime> {
-        self.read().committed.map(|(_, at)| at)
+    /// When the last commit was, and up to which epoch. None before the first.
+    pub(crate) fn last_commit(&self) -> Option<(SystemTime, Epoch)> {
+        let state = self.read();
+        Some((state.committed?.1, state.epoch?))
     }
 
-    /// How long ago the last commit was.
+    /// How long ago the last commit was. None before the first of this process.
     pub fn commit_age(&self) -> Option<Duration> {
         self.read().committed.map(|(at, _)| at.elapsed())
     }

@@ -27,7 +27,7 @@ pub use problem::Problem;
 
 use crate::metrics::Metrics;
 use crate::store::{AuditEntry, Committed, Reader};
-use crate::view::View;
+use crate::view::{Corrections, View};
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::Request;
@@ -38,7 +38,7 @@ use axum::routing::get;
 use guard::Guarded;
 use marea_model::cursor::excerpt;
 use marea_model::output::ClosedEpoch;
-use marea_model::{AccountId, Symbol};
+use marea_model::{AccountId, Epoch, Symbol};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -115,6 +115,18 @@ impl Feed {
     /// heartbeat, so the committer must come by at least once a second.
     pub fn publish(&self, epochs: &[ClosedEpoch], committed: &Committed) {
         let corrections = self.inner.view.apply(epochs, committed);
+        self.show(epochs, committed, corrections);
+    }
+
+    /// Publishes what was committed before the start, as it was computed once more. It is no commit: what was known of it
+    /// then is all that is known now.
+    pub fn recomputed(&self, closed: &ClosedEpoch, committed: &Committed) {
+        let epochs = std::slice::from_ref(closed);
+        let corrections = self.inner.view.recompute(epochs, committed);
+        self.show(epochs, committed, corrections);
+    }
+
+    fn show(&self, epochs: &[ClosedEpoch], committed: &Committed, corrections: Corrections) {
         self.inner.hub.audit(&committed.audit, committed.last_seq);
         self.inner.metrics.committed(epochs, committed);
         self.inner.metrics.corrections("bars", corrections.base);
@@ -130,15 +142,17 @@ impl Feed {
         self.inner.view.restore(standing);
     }
 
-    /// Until when what stands here may be acted on: [`HEARTBEAT`](crate::view::HEARTBEAT) after the last commit, or after
-    /// the live configuration was last known to be current if that is longer ago. None before the first.
+    /// Until when what stands here may be acted on: [`HEARTBEAT`](crate::view::HEARTBEAT) after the last commit, or, if
+    /// that is longer ago, after what it is as of (by the wall clock) or after the live configuration was last known to be
+    /// current. None before the first commit of this process.
     pub fn deadline(&self) -> Option<SystemTime> {
-        self.deadline_of(self.inner.view.committed_at()?)
+        let (committed, epoch) = self.inner.view.last_commit()?;
+        self.deadline_of(committed, epoch)
     }
 
-    /// The same, of what was committed at that time.
-    pub(crate) fn deadline_of(&self, committed: SystemTime) -> Option<SystemTime> {
-        health::deadline(committed, self.inner.config_current.as_ref())
+    /// The same, of what was committed at that time up to that epoch.
+    pub(crate) fn deadline_of(&self, committed: SystemTime, epoch: Epoch) -> Option<SystemTime> {
+        health::deadline(committed, epoch, self.inner.view.clock(), self.inner.config_current.as_ref())
     }
 
     /// Answers `/api/v1/facts/{symbol}` with this. They are as of what was cut last, not of what was committed: for

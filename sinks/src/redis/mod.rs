@@ -71,7 +71,8 @@ impl Redis {
             generation: committed.generation,
             epoch: committed.upper.saturating_sub(1),
             seq: committed.last_seq,
-            committed_at: SystemTime::now(),
+            // By another process. This one knows nothing new before its own first commit.
+            committed_at: SystemTime::UNIX_EPOCH,
         };
         self.shared.pending().begin(head, standing);
         self.shared.changed();

@@ -427,7 +427,7 @@ impl Shell {
         };
         let sentinel = json(&Bare::sentinel(head));
         let mut writes = vec![put(names::SENTINEL, sentinel.clone(), Expiry::Never, None)];
-        if let Some(deadline) = self.feed.deadline_of(head.committed_at).map(millis)
+        if let Some(deadline) = self.feed.deadline_of(head.committed_at, head.epoch).map(millis)
             && deadline > millis(SystemTime::now())
         {
             let told = Some((names::HEARTBEAT.to_owned(), None));

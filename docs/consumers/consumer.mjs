@@ -7,6 +7,8 @@ const EventSource = globalThis.EventSource ?? (await import('./event-source.mjs'
 const [url, account, symbol] = process.argv.slice(2);
 
 let body = null; // the verdict that stands
+let known = false; // whether it is the one that stands now
+let asked = 0; // how often that was asked
 let deadline = 0; // until when it may be acted on, ms since 1970
 let last = '';
 
@@ -15,7 +17,7 @@ function decide() {
   const now = Date.now();
   const why =
     now >= deadline ? 'NO_HEARTBEAT'
-    : body?.verdict == null ? 'NO_VERDICT'
+    : !known || body?.verdict == null ? 'NO_VERDICT'
     : body.valid_until !== null && now >= Date.parse(body.valid_until) ? 'PAST_VALID_UNTIL'
     : body.verdict.allow ? null
     : body.verdict.reasons.join(',');
@@ -25,29 +27,37 @@ function decide() {
   last = decision;
 }
 
-// What stands now; an event that is newer wins.
+// What stands now; an event that is newer wins. Until it is known, nothing is done, and events are only kept.
 async function latest() {
+  const mine = ++asked;
+  known = false;
+  body = null;
+  decide();
   const query = new URLSearchParams({ account, symbol });
+  let found;
   try {
     const answer = await fetch(`${url}/api/v1/verdicts?${query}`);
-    const found = answer.ok ? (await answer.json()).verdicts[0] : null;
-    if (found && found.seq >= (body?.seq ?? 0)) body = found;
+    // 404: it has never heard of this account or symbol.
+    if (!answer.ok && answer.status !== 404) throw new Error(`${answer.status}`);
+    found = answer.ok ? ((await answer.json()).verdicts[0] ?? null) : null;
   } catch {
-    // The stream says when it is back.
+    if (mine === asked) setTimeout(() => mine === asked && latest(), 250);
+    return;
   }
+  // Asked again since: another process may be there.
+  if (mine !== asked) return;
+  if (found && found.seq >= (body?.seq ?? 0)) body = found;
+  known = true;
   decide();
 }
 
 const source = new EventSource(`${url}/api/v1/stream`);
 source.addEventListener('open', () => {
-  // Another process may be there, whose numbers are others.
-  body = null;
+  // Another process may be there, whose numbers are others. What it replays is of the past: its heartbeat comes after.
+  deadline = 0;
   latest();
 });
-source.addEventListener('reset', () => {
-  body = null;
-  latest();
-});
+source.addEventListener('reset', latest);
 source.addEventListener('heartbeat', ({ data }) => {
   deadline = JSON.parse(data).deadline_ms ?? 0;
   decide();

@@ -272,7 +272,7 @@ pub(super) async fn get(State(feed): State<Feed>, headers: HeaderMap, params: Pa
     let mut reader = Reader {
         live,
         stopped: feed.inner.hub.stopped.subscribe(),
-        pending: VecDeque::from([heartbeat]),
+        pending: VecDeque::new(),
         seq: last_seq,
         started_ms,
         _permit: permit,
@@ -285,6 +285,8 @@ pub(super) async fn get(State(feed): State<Feed>, headers: HeaderMap, params: Pa
         },
         Some(_) => reader.pending.push_back(reset(last_seq)),
     }
+    // Last: no deadline that holds now stands before what is replayed of the past.
+    reader.pending.push_back(heartbeat);
     let events = stream::unfold(reader, async |mut reader| {
         let message = reader.next().await?;
         Some((Ok::<_, Infallible>(message.sse(reader.started_ms)), reader))

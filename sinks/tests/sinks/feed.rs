@@ -377,6 +377,13 @@ async fn the_stream_resumes_where_it_was() {
     commit(&mut store, 7).await;
     assert_eq!(opened(id(5), 2).await.unwrap(), [verdict(6), verdict(7)], "from the ring");
     assert_eq!(opened(id(4), 3).await.unwrap(), [verdict(5), verdict(6), verdict(7)], "from both");
+    let header = format!("last-event-id: {}\r\n", id(4));
+    let order = tokio::task::spawn_blocking(move || {
+        let mut events = Events::open(address, &header);
+        (0..4).map(|_| events.next().unwrap().0).collect::<Vec<_>>()
+    });
+    let order = order.await.unwrap();
+    assert_eq!(order, ["verdict", "verdict", "verdict", "heartbeat"], "no deadline of now before what is past");
     // Ahead, no id, a seq without its process, and one of another process, whose store may be another.
     let another = format!("{}-5", started - 1);
     for unknown in [id(99), "never".to_owned(), "5".to_owned(), another.clone(), format!("{started}-"), id(5) + "-5"] {

@@ -15,8 +15,8 @@ use super::names;
 use super::pending::{Derived, Head};
 use super::shell::{BATCH, Shell, Trouble, get};
 use super::state::{Found, Stamp, sentinel};
-use super::writes::{Bare, Change, Write, json};
-use crate::store::AuditEntry;
+use super::writes::{Bare, Change, Write, answer, json};
+use crate::store::{AuditEntry, AuditKey};
 use redis::{Cmd, RedisError};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Instant;
@@ -38,14 +38,20 @@ impl Shell {
             pending.head()
         };
         let Some(head) = head else { return Ok(()) };
-        // Streams of another history, or with a gap, begin anew: an entry cannot be put before another one.
-        let anew = force || self.refill;
-        let from = match self.found(link, head).await? {
+        let found = self.found(link, head).await?;
+        // Streams of another history, or with a gap, begin anew: an entry cannot be put before another one. Nobody knows
+        // what they have where no sentinel says it.
+        let anew = force || self.refill || found == Found::Nothing;
+        let from = match found {
             Found::Newer(stamp) if !force => return Err(Trouble::Newer(stamp)),
             Found::UpTo(seq) if !anew => Some(seq),
             _ => None,
         };
         link.one(unlink([names::HEARTBEAT])).await?;
+        if anew {
+            // Whoever comes after a kill in between begins anew too.
+            link.one(unlink([names::SENTINEL])).await?;
+        }
         let view = self.feed.view();
         let mut standing = view.recommendations();
         standing.extend(view.verdicts(None, None));
@@ -57,10 +63,11 @@ impl Shell {
 
         let indexed = self.indexed_before(link).await?;
         let gone = self.withdrawals(&indexed, &standing, &derived, head, anew);
-        self.withdraw(link, gone, head, force).await?;
-        let streams = indexed.into_keys().filter(|name| is_stream(name) && !anew);
-        self.enter(link, streams.map(|name| (name, String::new())).collect()).await?;
+        // Written once more whatever it has. It forgets only what has gone: whatever fails, the next one finds the rest.
+        self.indexed.clear();
         self.index(link, standing.iter().map(|entry| entry.key).collect(), &derived).await?;
+        self.indexed.extend(indexed.into_keys());
+        self.withdraw(link, gone, head, force).await?;
         for batch in standing.chunks(BATCH) {
             let bodies = self.bodies(head.generation);
             let writes = batch.iter().map(|entry| bodies.entry(entry, true, false, head.epoch)).collect();
@@ -100,22 +107,43 @@ impl Shell {
         Ok(redis::from_redis_value(link.one(command).await?).map_err(RedisError::from)?)
     }
 
-    /// Takes away what does not stand. The index begins anew with what is written from now on.
+    /// Takes away what does not stand, and then its name from the index. What was published early since stays.
     async fn withdraw(
         &mut self,
         link: &mut Link,
-        (told, silent): (Vec<Write>, Vec<Cmd>),
+        (told, silent): (Vec<Write>, Vec<String>),
         head: Head,
         force: bool,
     ) -> Result<(), Trouble> {
         for batch in batches(told) {
-            self.write(link, batch, head, force).await?;
+            let names: Vec<String> = batch.iter().map(|write| write.key.clone()).collect();
+            let answers = self.write(link, batch, head, force).await?;
+            let mut gone = Vec::with_capacity(names.len());
+            for (name, value) in names.into_iter().zip(&answers) {
+                if answer(value)?.result == 0 {
+                    gone.push(name);
+                }
+            }
+            self.forget(link, &gone).await?;
         }
-        for batch in batches(silent) {
-            link.all(batch).await?;
+        for batch in silent.chunks(BATCH) {
+            link.all(batch.iter().map(|name| unlink([name.as_str()])).collect()).await?;
+            self.forget(link, batch).await?;
         }
-        link.one(unlink([names::INDEX])).await?;
-        self.indexed.clear();
+        Ok(())
+    }
+
+    /// Takes names from the index.
+    async fn forget(&mut self, link: &mut Link, names: &[String]) -> Result<(), Trouble> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        let mut command = redis::cmd("HDEL");
+        command.arg(names::INDEX).arg(names);
+        link.one(command).await?;
+        for name in names {
+            self.indexed.remove(name);
+        }
         Ok(())
     }
 
@@ -128,9 +156,10 @@ impl Shell {
         derived: &BTreeSet<Derived>,
         head: Head,
         anew: bool,
-    ) -> (Vec<Write>, Vec<Cmd>) {
+    ) -> (Vec<Write>, Vec<String>) {
         let bodies = self.bodies(head.generation);
         let mut stand: HashSet<String> = standing.iter().map(|entry| self.names.latest(entry.key)).collect();
+        stand.extend(standing.iter().map(|entry| self.names.stream(entry.key)));
         stand.extend(derived.iter().map(|key| bodies.name(*key)));
         let stamp = Stamp { generation: head.generation, epoch: head.epoch };
         let (mut told, mut silent) = (Vec::new(), Vec::new());
@@ -139,7 +168,7 @@ impl Shell {
                 continue;
             }
             if channel.is_empty() {
-                silent.push(unlink([name.as_str()]));
+                silent.push(name.clone());
             } else {
                 let tell = Some((channel.clone(), Some(json(&Bare::withdrawn(head, name)))));
                 told.push(Write { key: name.clone(), change: Change::Delete, stamp, stream: None, told: tell });
@@ -172,6 +201,7 @@ impl Shell {
                 return Err(Trouble::Newer(Stamp { generation: head.generation, epoch: head.epoch + 1 }));
             }
         }
+        let stand: BTreeSet<AuditKey> = standing.iter().map(|entry| entry.key).collect();
         let mut from = from.unwrap_or(head.seq.saturating_sub(REFILL));
         let mut older: Vec<&AuditEntry> = standing.iter().filter(|entry| entry.seq <= from).collect();
         older.sort_by_key(|entry| entry.seq);
@@ -194,7 +224,9 @@ impl Shell {
             self.index(link, page.iter().map(|entry| entry.key).collect(), &BTreeSet::new()).await?;
             for batch in page.chunks(BATCH) {
                 let bodies = self.bodies(head.generation);
-                let writes = batch.iter().map(|entry| bodies.entry(entry, false, true, head.epoch)).collect();
+                // What has gone may have gone unnoticed by the index.
+                let gone = |entry: &AuditEntry| entry.payload.is_none() && !stand.contains(&entry.key);
+                let writes = batch.iter().map(|entry| bodies.entry(entry, gone(entry), true, head.epoch)).collect();
                 self.append(link, writes, head).await?;
             }
         }
@@ -205,7 +237,7 @@ impl Shell {
     async fn append(&mut self, link: &mut Link, writes: Vec<Write>, head: Head) -> Result<(), Trouble> {
         match self.write(link, writes, head, false).await {
             Err(Trouble::Refill) if self.refill => Ok(()),
-            other => other,
+            other => other.map(drop),
         }
     }
 }

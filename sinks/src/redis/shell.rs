@@ -6,7 +6,7 @@ use super::gauges::Gauges;
 use super::link::{Link, Target};
 use super::names::{self, Names};
 use super::pending::{Derived, Head, Pending};
-use super::state::{Backoff, Expiry, Found, Next, Part, Stamp, judge, part, sentinel};
+use super::state::{Backoff, Expiry, Found, Next, Stamp, judge, newest, sentinel};
 use super::writes::{Bare, Bodies, Change, Scripts, Write, answer, json};
 use crate::feed::Feed;
 use crate::store::{AuditEntry, AuditKey, Reader, StoreError};
@@ -291,12 +291,10 @@ impl Shell {
             let writes = batch.iter().map(|entry| bodies.entry(entry, true, false, head.epoch)).collect();
             self.write(link, writes, head, false).await?;
         }
+        let newest = newest(&events);
         for batch in events.chunks(BATCH) {
             let bodies = self.bodies(head.generation);
-            let of = |entry: &AuditEntry| {
-                let all = part(entry, bodies.standing(entry.key).as_ref()) == Part::All;
-                bodies.entry(entry, all, true, head.epoch)
-            };
+            let of = |entry: &AuditEntry| bodies.entry(entry, newest.contains(&entry.seq), true, head.epoch);
             let writes = batch.iter().map(of).collect();
             self.write(link, writes, head, false).await?;
         }
@@ -307,18 +305,22 @@ impl Shell {
         Ok(())
     }
 
-    /// Sends writes, and judges what comes back.
+    /// Sends writes, and judges what comes back: the answers.
     pub(super) async fn write(
         &mut self,
         link: &mut Link,
         writes: Vec<Write>,
         head: Head,
         force: bool,
-    ) -> Result<(), Trouble> {
+    ) -> Result<Vec<Value>, Trouble> {
         let commands = writes.iter().map(|write| write.command(&self.scripts, force)).collect();
-        let answers = link.all(commands).await?;
+        let answers = link.all(commands).await.inspect_err(|error| {
+            // The server refused one and may have taken later ones: their streams have a hole.
+            self.refill |= error.code().is_some() && writes.iter().any(|write| write.stream.is_some());
+        })?;
         let streams = writes.into_iter().map(|write| write.stream.map(|(stream, ..)| stream));
-        self.judge(&answers, streams, head)
+        self.judge(&answers, streams, head)?;
+        Ok(answers)
     }
 
     fn judge(
@@ -488,7 +490,7 @@ impl Shell {
         }
         let answers = link.all(commands).await?;
         let early_until = self.early_until();
-        let (mut writes, mut derived, mut refill) = (Vec::new(), BTreeSet::new(), false);
+        let (mut missing, mut newer, mut derived, mut refill) = (Vec::new(), Vec::new(), BTreeSet::new(), false);
         for ((key, entry), value) in asked.iter().zip(&answers) {
             let [stands, generation, epoch, last]: [i64; 4] =
                 redis::from_redis_value_ref(value).map_err(RedisError::from)?;
@@ -499,8 +501,10 @@ impl Shell {
             match (key, entry) {
                 (Checked::Entry(_), Some(entry)) => {
                     // A newer epoch that is not committed was published early; one that is should have been followed.
-                    if stands == 1 || (stands == 2 && stamp.epoch <= head.epoch) {
-                        writes.push(bodies.entry(entry, true, false, head.epoch));
+                    if stands == 1 {
+                        missing.push(bodies.entry(entry, true, false, head.epoch));
+                    } else if stands == 2 && stamp.epoch <= head.epoch {
+                        newer.push(bodies.entry(entry, true, false, head.epoch));
                     }
                     let last = u64::try_from(last).unwrap_or_default();
                     if last > self.head().seq {
@@ -515,7 +519,9 @@ impl Shell {
         if refill {
             return Err(Trouble::Refill);
         }
-        self.write(link, writes, head, true).await?;
+        // What was missing may be there by now, and newer.
+        self.write(link, missing, head, false).await?;
+        self.write(link, newer, head, true).await?;
         self.derive(link, &derived, head, false).await
     }
 }

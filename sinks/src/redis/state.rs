@@ -14,6 +14,7 @@ use crate::store::{AuditEntry, AuditKey};
 use crate::view::Clock;
 use marea_model::Epoch;
 use marea_model::time::{MILLI, now_ms, parse_rfc3339};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// A value lives this long, unless it is written again.
@@ -77,20 +78,11 @@ pub(super) fn expiry(entry: &AuditEntry, clock: Clock, epoch: Epoch, wall_ms: u6
     }
 }
 
-/// What of a change is written: of a key that has changed again since, only the stream's entry.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Part {
-    All,
-    Stream,
-}
-
-/// Which part of `event` is written while `standing` is what stands now.
-pub(super) fn part(event: &AuditEntry, standing: Option<&AuditEntry>) -> Part {
-    let newest = match standing {
-        Some(standing) => standing.seq == event.seq,
-        None => event.payload.is_none(),
-    };
-    if newest { Part::All } else { Part::Stream }
+/// The seqs of those `events`, rising by seq, that are the last of their key: the others go into the stream alone. What the
+/// view has by now does not matter: a key that changes all the time would never be written.
+pub(super) fn newest(events: &[AuditEntry]) -> BTreeSet<u64> {
+    let last: BTreeMap<AuditKey, u64> = events.iter().map(|entry| (entry.key, entry.seq)).collect();
+    last.into_values().collect()
 }
 
 /// The answer of a script that writes.
@@ -210,15 +202,17 @@ mod tests {
 
     #[test]
     fn the_newest_value_of_a_key_wins() {
-        let (first, second, gone) = (entry(1, Some("{}")), entry(2, Some("{}")), entry(3, None));
-        for (event, standing, expected) in [
-            (&first, Some(&first), Part::All),
-            (&first, Some(&second), Part::Stream),
-            (&first, None, Part::Stream),
-            (&gone, None, Part::All),
-            (&gone, Some(&first), Part::Stream),
+        let other = AuditKey::Verdict(account("M"), symbol("IBM"));
+        let (first, second, gone) = (entry(1, Some("{}")), entry(2, Some("{}")), entry(4, None));
+        let verdict = AuditEntry { key: other, ..entry(3, Some("{}")) };
+        for (events, expected) in [
+            (vec![], vec![]),
+            (vec![&first], vec![1]),
+            (vec![&first, &second, &verdict], vec![2, 3]),
+            (vec![&first, &second, &verdict, &gone], vec![3, 4]),
         ] {
-            assert_eq!(part(event, standing), expected, "{event:?} {standing:?}");
+            let events: Vec<AuditEntry> = events.into_iter().cloned().collect();
+            assert_eq!(newest(&events), expected.into_iter().collect());
         }
     }
 

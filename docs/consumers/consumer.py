@@ -79,21 +79,27 @@ def verdicts(account, symbol):
             print(account, symbol, decision, flush=True)
             last = decision
 
+    def look(client):
+        """Heartbeat and value as of one moment: a deadline that is newer than the value would vouch for what is past."""
+        heartbeat, latest = client.mget("marea:heartbeat", f"{name}:{symbol}:latest")
+        return heartbeat, json.loads(latest) if latest else None
+
+    def version(found):
+        # Not the seq: it is null before the commit, and a restart begins a new generation.
+        return found["generation"], found["epoch"]
+
     while True:
         try:
             client = connect()
-            latest = client.get(f"{name}:{symbol}:latest")
-            body = json.loads(latest) if latest else None
+            heartbeat, body = look(client)
             stream = Stream(client, name, (body or {}).get("seq") or 0)
             while True:
-                decide(client.get("marea:heartbeat"))
-                for change in stream.wait(0.25):
-                    if change["symbol"] == symbol and change["seq"] > ((body or {}).get("seq") or 0):
-                        body = change
-                        decide(client.get("marea:heartbeat"))
-                # A value may be newer than the stream: one that is published before its commit, or withdrawn.
-                latest = client.get(f"{name}:{symbol}:latest")
-                body = json.loads(latest) if latest else None
+                decide(heartbeat)
+                # All that came, then one decision: what was superseded meanwhile is nothing to act on.
+                changes = [change for change in stream.wait(0.25) if change["symbol"] == symbol]
+                heartbeat, body = look(client)
+                if body is not None and changes:
+                    body = max(body, changes[-1], key=version)
         except (redis.RedisError, OSError):
             body = None
             decide(None, "NO_REDIS")

@@ -8,7 +8,7 @@ set -eu
 account=$(printf '%s' "$1" | sed 's/:/%3A/g') symbol=$2
 url=${REDIS_URL:-redis://127.0.0.1:6379/0}
 
-# One script, so that heartbeat and verdict are of one moment. It answers "allow SEQ SIDE LOTS" or "block SEQ REASON".
+# One script, so that heartbeat, verdict and clock are of one moment. It answers "allow SEQ SIDE LOTS" or "block SEQ REASON".
 decide='
 local function block(seq, why) return "block " .. seq .. " " .. why end
 local now = redis.call("TIME")
@@ -18,11 +18,16 @@ if not beat or cjson.decode(beat).deadline_ms <= now then return block("-", "NO_
 local body = redis.call("GET", KEYS[2])
 if not body then return block("-", "NO_VERDICT") end
 body = cjson.decode(body)
+if body.deleted then return block("-", "NO_VERDICT") end
 local seq = body.seq ~= cjson.null and string.format("%d", body.seq) or "-"
 local verdict, until_ = body.verdict, body.valid_until
 if until_ ~= cjson.null then
-  -- RFC 3339 in UTC orders as text.
-  if until_ <= ARGV[1] then return block(seq, "PAST_VALID_UNTIL") end
+  local y, m, d, hour, min, sec = string.match(until_, "^(%d+)-(%d+)-(%d+)T(%d+):(%d+):([%d.]+)Z$")
+  if tonumber(m) <= 2 then y, m = y - 1, m + 12 end
+  local days = 365 * y + math.floor(y / 4) - math.floor(y / 100) + math.floor(y / 400)
+  days = days + math.floor((153 * m - 457) / 5) + d - 719469
+  local at = ((days * 24 + hour) * 60 + min) * 60000 + sec * 1000
+  if at <= now then return block(seq, "PAST_VALID_UNTIL") end
 end
 if not verdict.allow then return block(seq, table.concat(verdict.reasons, ",")) end
 return "allow " .. seq .. " " .. verdict.intent .. " " .. (verdict.lots ~= cjson.null and verdict.lots or "-")
@@ -30,8 +35,7 @@ return "allow " .. seq .. " " .. verdict.intent .. " " .. (verdict.lots ~= cjson
 
 last=
 while :; do
-    now=$(date -u +%Y-%m-%dT%H:%M:%S.000000000Z)
-    decision=$(timeout 2 redis-cli --no-raw -u "$url" EVAL "$decide" 2 marea:heartbeat "verdict:$account:$symbol:latest" "$now" 2>/dev/null |
+    decision=$(timeout 2 redis-cli --no-raw -u "$url" EVAL "$decide" 2 marea:heartbeat "verdict:$account:$symbol:latest" 2>/dev/null |
         sed -n 's/^"\(\(allow\|block\) .*\)"$/\1/p') || true
     decision=${decision:-block - NO_REDIS}
     if [ "$decision" != "$last" ]; then

@@ -1,5 +1,6 @@
 -- KEYS: value, stream
--- ARGV: 1 generation, 2 epoch, 3 body ('' leaves the value as it is, '-' deletes it), 4 when it expires (ms since 1970,
+-- ARGV: 1 generation, 2 epoch, 3 body ('' leaves the value as it is, '-' deletes it, '=' deletes it
+--       and leaves the event there for an hour, so that nothing older comes back), 4 when it expires (ms since 1970,
 --       '' never), 5 seq ('' leaves the stream as it is), 6 event ('' tells nobody, '=' is the body), 7 channel,
 --       8 entries that the stream keeps, 9 '1' to overwrite what is newer
 -- Gives: what came of it (0 written, 1 an epoch of this generation stands that is newer, 2 refused: a newer generation),
@@ -28,6 +29,8 @@ if body ~= '' then
   end
   if result == 0 and body == '-' then
     redis.call('UNLINK', KEYS[1])
+  elseif result == 0 and body == '=' then
+    redis.call('SET', KEYS[1], event, 'PX', 3600000)
   elseif result == 0 then
     redis.call('SET', KEYS[1], body)
     if ARGV[4] ~= '' then redis.call('PEXPIREAT', KEYS[1], ARGV[4]) end

@@ -64,7 +64,7 @@ fn call(script: &Script, keys: &[&str], arguments: &[&str]) -> Cmd {
 pub(super) enum Change {
     /// It stays as it is.
     Keep,
-    /// It goes.
+    /// It goes; what is told of that stands in its place for an hour.
     Delete,
     Set(String, Expiry),
 }
@@ -84,6 +84,7 @@ impl Write {
     pub(super) fn command(&self, scripts: &Scripts, force: bool) -> Cmd {
         let (body, expires) = match &self.change {
             Change::Keep => ("", String::new()),
+            Change::Delete if matches!(self.told, Some((_, Some(_)))) => ("=", String::new()),
             Change::Delete | Change::Set(_, Expiry::Gone) => ("-", String::new()),
             Change::Set(body, Expiry::Never) => (body.as_str(), String::new()),
             Change::Set(body, Expiry::At(at)) => (body.as_str(), at.to_string()),

@@ -577,7 +577,10 @@ impl<'a> Run<'a> {
             let mut seen = BTreeSet::new();
             once.ticks.retain(|tick| seen.insert(tick.clone()));
             let counted = oracle::count(&once, self.world.timeframes[0]);
-            assert_eq!(totals.accepted, counted.accepted + accounts, "accepted");
+            // Identities that were lost cannot be known again, so that a repeat may count otherwise.
+            if !self.how.lossy {
+                assert_eq!(totals.accepted, counted.accepted + accounts, "accepted");
+            }
             // What waited when something was lost goes on being counted as held.
             if once.ticks.len() == self.facts.ticks.len() && !self.how.lossy {
                 assert_eq!((totals.held, totals.dead), (counted.held, counted.dead + dead), "held, dead");

@@ -60,7 +60,10 @@ pub(crate) async fn restoration(
     .await?;
     restoration.sealed.bars = bars(link, named, base, if as_it_stands { Nanos::MAX } else { sealed }).await?;
     if as_it_stands {
-        let last = restoration.sealed.bars.iter().map(|(_, open_time, _)| base.close_time(*open_time)).max();
+        let bars = restoration.sealed.bars.iter().map(|(_, open_time, _)| *open_time);
+        // What was read may stand in no bar, as a quote or a busted trade: read again, it must not count again.
+        let read = restoration.partitions.values().filter_map(|mark| mark.greatest).map(|at| base.open_time(at));
+        let last = bars.chain(read).map(|open_time| base.close_time(open_time)).max();
         let sealed_through = &mut restoration.progress.sealed_through;
         *sealed_through = (*sealed_through).max(last.unwrap_or(Nanos::MIN));
         restoration.partitions.values_mut().for_each(|mark| mark.low = mark.upper);

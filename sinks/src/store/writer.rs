@@ -216,8 +216,9 @@ impl Store {
     }
 
     /// The same where records that a restart would read once more are lost, and that was accepted: nothing is read again.
-    /// Every bar stands as it is, and counts as sealed, so that no bar is made of a part of its ticks: what comes for one
-    /// is `late`, only an amend changes it. What waited for a target or a seal goes on being counted as held.
+    /// Every bar stands as it is, and everything up to the newest tick of any partition counts as sealed, so that no bar is
+    /// made of a part of its ticks and nothing counts twice: what comes for it is `late`, only an amend changes it. What
+    /// waited for a target or a seal goes on being counted as held.
     pub async fn restoration_as_it_stands(&mut self, base: Timeframe) -> Result<Option<Restoration>, StoreError> {
         self.restored(base, true).await
     }

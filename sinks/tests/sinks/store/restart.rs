@@ -54,7 +54,7 @@ async fn a_restart_begins_with_all_that_stands(place: Place) {
         partition: Partition::new(name).unwrap(),
         low,
         upper,
-        greatest: None,
+        greatest: Some(OPEN + 3 * MINUTE + 1),
         fingerprint: None,
     };
     first.marks = vec![mark("a", 5, 9), mark("queue", 1, 3)];
@@ -106,12 +106,13 @@ async fn a_restart_begins_with_all_that_stands(place: Place) {
     let cursors: Vec<String> = restored.dead.iter().map(ToString::to_string).collect();
     assert_eq!(cursors, ["a@5.7", "a@8"]);
     assert_eq!(restored.raw, [raw_message("queue", 1), raw_message("queue", 2)]);
-    // Where what is read again is lost: nothing is, and all bars count as sealed. An amend that waits goes on waiting.
+    // Where what is read again is lost: nothing is, and all bars count as sealed, and so does the bucket of the newest tick,
+    // that stands in none. An amend that waits goes on waiting.
     let as_it_stands = store.restoration_as_it_stands(Timeframe::M1).await.unwrap().unwrap();
     let mut bars = bars.to_vec();
     bars.insert(3, row(minute_bar("IBM", 2, 3)));
     assert_eq!(as_it_stands.sealed.bars, bars);
-    assert_eq!(as_it_stands.progress.sealed_through, OPEN + 3 * MINUTE);
+    assert_eq!(as_it_stands.progress.sealed_through, OPEN + 4 * MINUTE);
     assert_eq!(as_it_stands.progress.closed_through, restored.progress.closed_through);
     assert!(as_it_stands.partitions.values().all(|mark| mark.low == mark.upper));
     assert_eq!((as_it_stands.sealed.amends, as_it_stands.config), (restored.sealed.amends, restored.config));

@@ -7,17 +7,18 @@ use crate::measure::{Took, quantile, try_timed};
 use crate::report::{Report, Row};
 use anyhow::Context as _;
 use marea_model::num::F64;
-use marea_model::output::{Change, ClosedEpoch, MetricsRow, MetricsWindow, Rows, Totals};
+use marea_model::output::{Change, ClosedEpoch, MetricsRow, MetricsWindow, Rows};
 use marea_model::time::SECOND;
 use marea_model::verdict::Intent;
 use marea_model::{
-    AccountId, Bar, BarBody, BlockReason, Epoch, Metrics, Nanos, Output, Price, Progress, Size, StrategyId, Symbol,
-    Timeframe, Verdict,
+    AccountId, Bar, BarBody, BlockReason, Epoch, Metrics, Nanos, Output, Price, Size, StrategyId, Symbol, Timeframe,
+    Verdict,
 };
 use marea_servers::Postgres;
 use marea_sinks::Store;
 use marea_sinks::store::StoreTarget;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::runtime::Runtime;
 
 const PART: &str = "commit";
@@ -74,15 +75,15 @@ impl Bench<'_> {
 
     /// New bars of one symbol, and a verdict.
     fn bars(&mut self, rows: usize) -> anyhow::Result<ClosedEpoch> {
-        let mut epoch = self.next()?;
         let symbol = Symbol::new("IBM")?;
+        let mut bars = Vec::with_capacity(rows);
         for _ in 1..rows {
             self.bars += 1;
             let body = BarBody::first(Price(18_190 + self.bars % 100), Size(100));
             let (timeframe, open_time) = (Timeframe::S1, self.bars * SECOND);
-            epoch.rows.bars.push(Bar { symbol, timeframe, open_time, body, scale: 2, closed: true });
+            bars.push(Bar { symbol, timeframe, open_time, body, scale: 2, closed: true });
         }
-        Ok(epoch)
+        Ok(ClosedEpoch { rows: Arc::new(Rows { bars, ..Rows::default() }), ..self.next()? })
     }
 
     fn latencies(&mut self, options: &Options, kind: &str, report: &mut Report) -> anyhow::Result<()> {
@@ -120,42 +121,50 @@ impl Bench<'_> {
         Ok(())
     }
 
+    /// Metrics of these many, and a verdict.
+    fn with_metrics(&mut self, strategies: usize, symbols: usize, sharpe: f64) -> anyhow::Result<ClosedEpoch> {
+        let rows = Rows { metrics: metrics(strategies, symbols, sharpe)?, ..Rows::default() };
+        Ok(ClosedEpoch { rows: Arc::new(rows), ..self.next()? })
+    }
+
+    /// A verdict that comes just as a chunk of metrics was begun, if one was. Whether there is more to write at once.
+    fn behind_a_chunk(&mut self) -> anyhow::Result<(bool, Took)> {
+        let epoch = self.next()?;
+        try_timed(|| {
+            let more = self.runtime.block_on(self.store.follow())?;
+            self.commit(&epoch)?;
+            Ok(more)
+        })
+    }
+
     /// A bar closes: how long a verdict waits for its commit. Baseline: metrics and verdicts as one, so that a verdict
     /// waits for all of it. Subject: a verdict that comes just as a chunk of metrics has been begun.
     fn while_metrics_are_due(&mut self, options: &Options, kind: &str, report: &mut Report) -> anyhow::Result<()> {
         let (strategies, symbols) = if options.quick { (100, 10) } else { DUE };
         let (mut base, mut first, mut subject, mut pass) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for round in 0..options.rounds {
-            let mut epoch = self.next()?;
-            epoch.rows.metrics = metrics(strategies, symbols, f64::from(round))?;
+            let epoch = self.with_metrics(strategies, symbols, f64::from(round))?;
             let ((), took) = try_timed(|| {
                 self.commit(&epoch)?;
                 self.settle()
             })?;
             base.push(took);
 
-            let mut epoch = self.next()?;
-            epoch.rows.metrics = metrics(strategies, symbols, f64::from(round) + 0.5)?;
+            let epoch = self.with_metrics(strategies, symbols, f64::from(round) + 0.5)?;
             first.push(self.commit(&epoch)?);
             // A pass begins once a second at most.
-            while !self.runtime.block_on(self.store.follow())? {
+            let (mut more, mut took) = self.behind_a_chunk()?;
+            while !more {
                 std::thread::sleep(std::time::Duration::from_millis(10));
+                (more, took) = self.behind_a_chunk()?;
             }
-            let ((), took) = try_timed(|| {
-                let mut more = true;
-                while more {
-                    let epoch = self.next()?;
-                    let (followed, took) = try_timed(|| {
-                        let more = self.runtime.block_on(self.store.follow())?;
-                        self.commit(&epoch)?;
-                        Ok(more)
-                    })?;
-                    subject.push(took);
-                    more = followed;
-                }
-                Ok(())
-            })?;
-            pass.push(took.wall);
+            let began = Instant::now();
+            subject.push(took);
+            while more {
+                (more, took) = self.behind_a_chunk()?;
+                subject.push(took);
+            }
+            pass.push(began.elapsed().as_secs_f64());
             self.settle()?;
         }
         let rows = strategies * symbols;
@@ -171,20 +180,7 @@ impl Bench<'_> {
 }
 
 fn closed(epoch: Epoch, changes: Vec<Change>) -> ClosedEpoch {
-    ClosedEpoch {
-        epoch,
-        rows: Rows::default(),
-        changes,
-        dead: Vec::new(),
-        totals: Totals::default(),
-        marks: Vec::new(),
-        raw: Vec::new(),
-        quotes: Vec::new(),
-        accounts: Vec::new(),
-        amends: Vec::new(),
-        progress: Progress::START,
-        metrics: true,
-    }
+    ClosedEpoch { changes, ..ClosedEpoch::empty(epoch) }
 }
 
 fn verdict(allow: bool) -> anyhow::Result<Verdict> {

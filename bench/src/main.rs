@@ -4,7 +4,7 @@
 //! cargo run --release -p marea-bench -- all
 //! cargo run --release -p marea-bench -- w1 w3 --rounds 9 --format json
 //! cargo run --release -p marea-bench -- restart
-//! cargo run -p marea-bench -- chaos --kills 200 --failpoints
+//! cargo run -p marea-bench -- chaos --kills 125 --failpoints 5
 //! ```
 //!
 //! Baseline and subject take turns, so that a machine whose speed drifts slows both; ratios are of medians, per second

@@ -170,12 +170,16 @@ fn run_configured(loaded: Loaded, args: &Run, json: bool) -> Result<(), Failure>
         until: args.until,
         end_when_finished: args.until.is_some(),
         keep_state: args.dump.is_some(),
-    })?;
+    });
+    let running = match running {
+        Err(Failure::Stopped) if args.dump.is_some() => return Err(not_dumped()),
+        running => running?,
+    };
     tracing::info!(page = %page(&running), store = %config.store, "running");
     let (outcome, complete) = watch(running, None, json)?;
     if let Some(folder) = &args.dump {
         if !complete {
-            return Err(Failure::failed("stopped before the end of the input: nothing is dumped"));
+            return Err(not_dumped());
         }
         outcome.state.write_csv(folder).map_err(Failure::failed)?;
     }
@@ -185,6 +189,10 @@ fn run_configured(loaded: Loaded, args: &Run, json: bool) -> Result<(), Failure>
         say(totals_line(&outcome.totals) + "\n");
     }
     Ok(())
+}
+
+fn not_dumped() -> Failure {
+    Failure::failed("stopped before the end of the input: nothing is dumped")
 }
 
 fn make_dump_folder(folder: &Path) -> Result<(), Failure> {
@@ -254,8 +262,13 @@ fn replay(loaded: Loaded, args: &Replay, json: bool) -> Result<(), Failure> {
         until: args.until,
         end_when_finished: true,
         keep_state: true,
-    })?;
-    let (outcome, complete) = wait_with_bar(running, std::io::stderr().is_terminal() && !json)?;
+    });
+    let (outcome, complete) = match running {
+        Ok(running) => wait_with_bar(running, std::io::stderr().is_terminal() && !json)?,
+        // While the store was made.
+        Err(Failure::Stopped) => (Outcome::default(), false),
+        Err(failure) => return Err(failure),
+    };
     let mut summary = Summary::of(&outcome, complete, started.elapsed());
     // A part of the state would look like the whole.
     if let Some(folder) = args.dump.as_ref().filter(|_| complete) {

@@ -128,7 +128,7 @@ impl Committer {
         let mut way = Way::default();
         loop {
             let ended = self.gather(outputs, &mut pending, &mut way, EMPTY_EVERY.saturating_sub(last_commit.elapsed()));
-            let idle = pending.iter().all(|epoch| epoch.changes.is_empty() && epoch.dead.is_empty());
+            let idle = pending.iter().all(|epoch| size(epoch) == 0 && epoch.dead.is_empty());
             if !pending.is_empty() && (ended || !idle || last_commit.elapsed() >= EMPTY_EVERY) {
                 let last = pending.last().map_or(0, |epoch| epoch.epoch);
                 noted.extend(self.notes.try_iter());
@@ -236,19 +236,18 @@ impl Committer {
             Err(RecvTimeoutError::Timeout) => return false,
             Err(RecvTimeoutError::Disconnected) => return true,
         }
-        let mut changes: usize = pending.iter().map(|epoch| epoch.changes.len()).sum();
+        let mut changes: usize = pending.iter().map(size).sum();
         while pending.len() < MAX_EPOCHS && changes < MAX_CHANGES {
             let Ok(epoch) = outputs.try_recv() else { break };
             self.take(epoch, pending, way);
-            changes += pending.last().map_or(0, |epoch| epoch.changes.len());
+            changes += pending.last().map_or(0, size);
         }
         false
     }
 
-    fn take(&self, mut epoch: ClosedEpoch, pending: &mut Vec<ClosedEpoch>, way: &mut Way) {
+    fn take(&self, epoch: ClosedEpoch, pending: &mut Vec<ClosedEpoch>, way: &mut Way) {
         self.lag("closed", epoch.epoch);
         way.taken.push_back((epoch.epoch, Instant::now()));
-        epoch.expand();
         pending.push(epoch);
     }
 
@@ -378,6 +377,11 @@ impl Committer {
     }
 }
 
+/// How many keys an epoch has changed.
+fn size(epoch: &ClosedEpoch) -> usize {
+    epoch.changes.len() + epoch.rows.len()
+}
+
 /// The way of epochs through the committer.
 #[derive(Default)]
 struct Way {
@@ -412,7 +416,7 @@ mod tests {
     use super::*;
     use marea_model::output::Change;
     use marea_model::time::Timeframe;
-    use marea_model::{Bar, BarBody, Output, Price, Progress, Size, Symbol};
+    use marea_model::{Bar, BarBody, Output, Price, Size, Symbol};
 
     fn epoch(epoch: Epoch, changes: usize) -> ClosedEpoch {
         let bar = |i: usize| Bar {
@@ -424,18 +428,9 @@ mod tests {
             closed: true,
         };
         ClosedEpoch {
-            epoch,
-            rows: marea_model::Rows::default(),
             changes: (0..changes).map(|i| Change::Upsert(Output::Bar(bar(i)))).collect(),
-            dead: Vec::new(),
             totals: Totals { records_in: 1, accepted: 1, ..Totals::default() },
-            marks: Vec::new(),
-            raw: Vec::new(),
-            quotes: Vec::new(),
-            accounts: Vec::new(),
-            amends: Vec::new(),
-            progress: Progress::START,
-            metrics: true,
+            ..ClosedEpoch::empty(epoch)
         }
     }
 

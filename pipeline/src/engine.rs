@@ -345,6 +345,6 @@ fn close(cut: Cut, parts: impl Iterator<Item = Report>) -> ClosedEpoch {
         totals.add(&Totals { accepted, duplicate, dead, held, price_jumps, ..Totals::default() });
     }
     dead.sort();
-    let changes = net(deltas);
+    let (rows, changes) = (Arc::new(rows), net(deltas));
     ClosedEpoch { epoch, rows, changes, dead, totals, marks, raw, quotes, accounts, amends, progress, metrics }
 }

@@ -171,6 +171,7 @@ impl State {
     /// Applies a closed epoch: its changes and its dead letters.
     pub fn apply_epoch(&mut self, epoch: &ClosedEpoch) {
         self.apply(&epoch.changes);
+        self.rows.extend(epoch.rows.outputs().map(|row| (row.key(), row)));
         self.add_dead(&epoch.dead);
     }
 

@@ -303,23 +303,10 @@ impl Metrics {
 mod tests {
     use super::*;
     use marea_model::output::Totals;
-    use marea_model::{Cursor, DeadLetter, Partition, Progress};
+    use marea_model::{Cursor, DeadLetter, Partition};
 
     fn epoch(totals: Totals, dead: Vec<DeadLetter>) -> ClosedEpoch {
-        ClosedEpoch {
-            epoch: 1,
-            rows: marea_model::Rows::default(),
-            changes: Vec::new(),
-            dead,
-            totals,
-            marks: Vec::new(),
-            raw: Vec::new(),
-            quotes: Vec::new(),
-            accounts: Vec::new(),
-            amends: Vec::new(),
-            progress: Progress::START,
-            metrics: true,
-        }
+        ClosedEpoch { dead, totals, ..ClosedEpoch::empty(1) }
     }
 
     #[test]

@@ -235,6 +235,7 @@ impl View {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let mut corrections = Corrections::default();
         for closed in epochs {
+            closed.rows.bars.iter().for_each(|bar| state.bar(bar, &mut corrections));
             for change in &closed.changes {
                 state.change(change, &mut corrections);
             }
@@ -257,6 +258,15 @@ impl View {
             state.rate.pop_front();
         }
         corrections
+    }
+
+    /// Takes the metrics of epochs in that [`apply`](View::apply) has taken in. They are many, so that verdicts go first.
+    pub fn follow(&self, epochs: &[ClosedEpoch]) {
+        let rows = || epochs.iter().flat_map(|closed| &closed.rows.metrics);
+        if rows().next().is_some() {
+            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+            rows().for_each(|row| state.metrics(row));
+        }
     }
 
     /// Takes recommendations and verdicts in that stood before the start.
@@ -410,35 +420,42 @@ impl View {
 }
 
 impl State {
+    fn bar(&mut self, bar: &Bar, corrections: &mut Corrections) {
+        self.symbols.insert(bar.symbol.as_str(), bar.symbol);
+        let shortest = self.timeframes(bar.symbol).first().is_none_or(|first| *first >= bar.timeframe);
+        let Series { bars, left } = self.bars.entry((bar.symbol, bar.timeframe)).or_default();
+        // Bars between it and those that are kept have left: it would stand before a hole.
+        if left.is_some_and(|left| bar.open_time <= left) {
+            return;
+        }
+        match bars.binary_search_by_key(&bar.open_time, |b| b.open_time) {
+            Ok(at) => {
+                if bars[at].closed && bars[at].body != bar.body {
+                    *if shortest { &mut corrections.base } else { &mut corrections.rolled_up } += 1;
+                }
+                bars[at] = *bar;
+            }
+            // Older than all that is kept: it would leave again at once.
+            Err(0) if bars.len() >= BARS => {
+                *left = Some(bar.open_time);
+                return;
+            }
+            Err(at) => bars.insert(at, *bar),
+        }
+        if bars.len() > BARS {
+            *left = bars.pop_front().map(|bar| bar.open_time);
+        }
+        self.fresh.insert((bar.symbol, bar.timeframe, bar.open_time));
+    }
+
+    fn metrics(&mut self, row: &MetricsRow) {
+        self.symbols.insert(row.symbol.as_str(), row.symbol);
+        self.metrics.entry(row.symbol).or_default().insert((row.strategy, row.timeframe, row.window), *row);
+    }
+
     fn change(&mut self, change: &Change, corrections: &mut Corrections) {
         match change {
-            Change::Upsert(Output::Bar(bar)) => {
-                self.symbols.insert(bar.symbol.as_str(), bar.symbol);
-                let shortest = self.timeframes(bar.symbol).first().is_none_or(|first| *first >= bar.timeframe);
-                let Series { bars, left } = self.bars.entry((bar.symbol, bar.timeframe)).or_default();
-                // Bars between it and those that are kept have left: it would stand before a hole.
-                if left.is_some_and(|left| bar.open_time <= left) {
-                    return;
-                }
-                match bars.binary_search_by_key(&bar.open_time, |b| b.open_time) {
-                    Ok(at) => {
-                        if bars[at].closed && bars[at].body != bar.body {
-                            *if shortest { &mut corrections.base } else { &mut corrections.rolled_up } += 1;
-                        }
-                        bars[at] = *bar;
-                    }
-                    // Older than all that is kept: it would leave again at once.
-                    Err(0) if bars.len() >= BARS => {
-                        *left = Some(bar.open_time);
-                        return;
-                    }
-                    Err(at) => bars.insert(at, *bar),
-                }
-                if bars.len() > BARS {
-                    *left = bars.pop_front().map(|bar| bar.open_time);
-                }
-                self.fresh.insert((bar.symbol, bar.timeframe, bar.open_time));
-            }
+            Change::Upsert(Output::Bar(bar)) => self.bar(bar, corrections),
             Change::Delete(Output::Bar(bar)) => {
                 let Some(Series { bars, .. }) = self.bars.get_mut(&(bar.symbol, bar.timeframe)) else { return };
                 if let Ok(at) = bars.binary_search_by_key(&bar.open_time, |b| b.open_time) {
@@ -446,10 +463,7 @@ impl State {
                     self.fresh.insert((bar.symbol, bar.timeframe, bar.open_time));
                 }
             }
-            Change::Upsert(Output::Metrics(row)) => {
-                self.symbols.insert(row.symbol.as_str(), row.symbol);
-                self.metrics.entry(row.symbol).or_default().insert((row.strategy, row.timeframe, row.window), **row);
-            }
+            Change::Upsert(Output::Metrics(row)) => self.metrics(row),
             Change::Delete(Output::Metrics(row)) => {
                 if let Some(rows) = self.metrics.get_mut(&row.symbol) {
                     rows.remove(&(row.strategy, row.timeframe, row.window));

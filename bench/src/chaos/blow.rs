@@ -64,19 +64,12 @@ pub(super) struct Moment {
 
 /// All blows, evenly over so many records.
 pub(super) fn moments(options: &Options, records: usize, random: &mut Random) -> Vec<Moment> {
-    let failpoint =
-        |(name, most): (&'static str, u64), random: &mut Random| Blow::Failpoint(name, 1 + random.below(most));
-    let mut blows: Vec<Blow> = Vec::new();
-    for i in 1..options.kills {
-        blows.push(match (options.failpoints, FAILPOINTS.get(i - 1)) {
-            (true, Some(which)) => failpoint(*which, random),
-            (true, None) if random.below(3) == 0 => {
-                failpoint(FAILPOINTS[random.below(FAILPOINTS.len() as u64) as usize], random)
-            }
-            _ if i % 3 == 0 => Blow::StartUp(random.below(120) as f64 / 100.0),
-            _ => Blow::Kill,
-        });
-    }
+    let failpoints = std::iter::repeat_n(FAILPOINTS, options.failpoints).flatten();
+    let mut blows: Vec<Blow> = failpoints.map(|(name, most)| Blow::Failpoint(name, 1 + random.below(most))).collect();
+    blows.extend((1..options.kills).map(|i| match i % 3 {
+        0 => Blow::StartUp(random.below(120) as f64 / 100.0),
+        _ => Blow::Kill,
+    }));
     blows.extend((0..options.pg_restarts).map(|i| Blow::Server { kill: i % 2 == 0 }));
     let cuts = [Cut::Before, Cut::Behind, Cut::Answer, Cut::Silent];
     blows.extend((0..options.cut_commits).map(|i| Blow::Cut(cuts[i % cuts.len()])));
@@ -84,11 +77,13 @@ pub(super) fn moments(options: &Options, records: usize, random: &mut Random) ->
         blows.swap(i, random.below(i as u64 + 1) as usize);
     }
     // There are no sealed bars at first.
-    if let Some(early) = blows.iter().position(|blow| matches!(blow, Blow::Failpoint("restore.bars", _)))
-        && early < 4
-        && let Some(last) = blows.len().checked_sub(1)
-    {
-        blows.swap(early, last);
+    let of_bars = |blow: &Blow| matches!(blow, Blow::Failpoint("restore.bars", _));
+    for early in 0..blows.len().min(4) {
+        if of_bars(&blows[early])
+            && let Some(last) = blows.iter().rposition(|blow| !of_bars(blow))
+        {
+            blows.swap(early, last);
+        }
     }
     // The first makes sure that there is something to go on from.
     if options.kills > 0 {
@@ -109,25 +104,25 @@ mod tests {
     use crate::chaos::StoreKind;
 
     #[test]
-    fn blows_fall_over_all_of_the_input_and_each_failpoint_is_one_of_them() {
+    fn blows_fall_over_all_of_the_input_and_each_failpoint_is_among_them_so_often() {
         let options = Options {
             seed: 1,
-            kills: 30,
+            kills: 15,
             ticks: 0,
             store: StoreKind::Postgres,
-            failpoints: true,
+            failpoints: 2,
             pg_restarts: 2,
             cut_commits: 5,
             marea: None,
             quiet: true,
         };
         let moments = moments(&options, 100_000, &mut Random(7));
-        assert_eq!(moments.len(), 37);
+        assert_eq!(moments.len(), 52);
         assert!(moments.is_sorted_by_key(|moment| moment.goal));
-        assert!(moments[0].goal < 3_000 && moments[36].goal > 90_000);
+        assert!(moments[0].goal < 3_000 && moments[51].goal > 90_000);
         assert!(moments.iter().all(|moment| moment.goal <= moment.ahead && moment.ahead <= 100_000));
         for (name, _) in FAILPOINTS {
-            assert!(moments.iter().any(|moment| moment.blow.to_string() == name), "{name}");
+            assert_eq!(moments.iter().filter(|moment| moment.blow.to_string() == name).count(), 2, "{name}");
         }
     }
 }

@@ -2,7 +2,7 @@
 //! tables to the byte (law L5), and a history that keeps its laws.
 //!
 //! ```text
-//! cargo run -p marea-bench -- chaos --seed 1 --kills 200 --failpoints
+//! cargo run -p marea-bench -- chaos --seed 1 --kills 125 --failpoints 5
 //! cargo run -p marea-bench -- chaos --store postgres --kills 50 --pg-restarts 5 --cut-commits 20
 //! ```
 //!
@@ -42,7 +42,7 @@ pub struct Options {
     /// Another seed, another input and other moments.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// How often the process is killed.
+    /// How often the process is killed from outside.
     #[arg(long, default_value_t = 200)]
     pub kills: usize,
     /// About how many ticks there are.
@@ -51,9 +51,9 @@ pub struct Options {
     /// What it commits to.
     #[arg(long, value_enum, default_value = "sqlite")]
     pub store: StoreKind,
-    /// Many of the kills are at failpoints, each of them once at least: of a debug build.
-    #[arg(long)]
-    pub failpoints: bool,
+    /// How often it is killed at each failpoint besides: of a debug build.
+    #[arg(long, default_value_t = 0)]
+    pub failpoints: usize,
     /// How often PostgreSQL is killed, or shut down, and started again.
     #[arg(long, default_value_t = 0)]
     pub pg_restarts: usize,

@@ -410,12 +410,17 @@ impl Rows {
         self.indicators.append(other.indicators);
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.bars.len() + self.indicators.values.len() + self.trades.len() + self.metrics.len()
+    }
+
     /// The same, one by one.
-    pub fn into_outputs(self) -> impl Iterator<Item = Output> {
-        let indicators: Vec<Output> = self.indicators.rows().map(Output::Indicator).collect();
-        let bars = self.bars.into_iter().map(Output::Bar);
-        let trades = self.trades.into_iter().map(Output::Trade);
-        let metrics = self.metrics.into_iter().map(|row| Output::Metrics(Box::new(row)));
+    pub fn outputs(&self) -> impl Iterator<Item = Output> {
+        let bars = self.bars.iter().copied().map(Output::Bar);
+        let indicators = self.indicators.rows().map(Output::Indicator);
+        let trades = self.trades.iter().cloned().map(Output::Trade);
+        let metrics = self.metrics.iter().map(|row| Output::Metrics(Box::new(*row)));
         bars.chain(indicators).chain(trades).chain(metrics)
     }
 }
@@ -426,8 +431,8 @@ impl Rows {
 pub struct ClosedEpoch {
     /// The epoch.
     pub epoch: Epoch,
-    /// Rows that stand now.
-    pub rows: Rows,
+    /// Rows that stand now. Shared: they may be many, and are read long after the epoch was told.
+    pub rows: Arc<Rows>,
     /// The net change of each other key, ordered by key.
     pub changes: Vec<Change>,
     /// Dead letters, ordered.
@@ -451,12 +456,31 @@ pub struct ClosedEpoch {
 }
 
 impl ClosedEpoch {
+    /// An epoch in which nothing happened, metrics asked for.
+    pub fn empty(epoch: Epoch) -> Self {
+        ClosedEpoch {
+            epoch,
+            rows: Arc::default(),
+            changes: Vec::new(),
+            dead: Vec::new(),
+            totals: Totals::default(),
+            marks: Vec::new(),
+            raw: Vec::new(),
+            quotes: Vec::new(),
+            accounts: Vec::new(),
+            amends: Vec::new(),
+            progress: Progress::START,
+            metrics: true,
+        }
+    }
+
     /// Makes changes of all rows: then `changes` has the net change of every key, ordered by key.
     pub fn expand(&mut self) {
         if self.rows.is_empty() {
             return;
         }
-        self.changes.extend(std::mem::take(&mut self.rows).into_outputs().map(Change::Upsert));
+        let rows = std::mem::take(&mut self.rows);
+        self.changes.extend(rows.outputs().map(Change::Upsert));
         self.changes.sort_by_cached_key(|change| match change {
             Change::Upsert(output) | Change::Delete(output) => output.key(),
         });

@@ -51,7 +51,7 @@ impl Standing {
     fn apply(&mut self, out: ScanOutput) {
         // A key is in one of both.
         let changes = net(out.deltas);
-        let given = out.rows.into_outputs().map(Change::Upsert);
+        let given = out.rows.outputs().map(Change::Upsert);
         for change in changes.into_iter().chain(given) {
             match change {
                 Change::Upsert(row) => self.rows.insert(row.key(), row),

@@ -8,10 +8,10 @@ use std::time::Duration;
 fn chaos(store: StoreKind, pg_restarts: usize, cut_commits: usize) {
     let options = Options {
         seed: 1,
-        kills: 24,
+        kills: 9,
         ticks: 50_000,
         store,
-        failpoints: true,
+        failpoints: 1,
         pg_restarts,
         cut_commits,
         marea: Some(env!("CARGO_BIN_EXE_marea").into()),

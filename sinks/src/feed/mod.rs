@@ -128,6 +128,7 @@ impl Feed {
 
     fn show(&self, epochs: &[ClosedEpoch], committed: &Committed, corrections: Corrections) {
         self.inner.hub.audit(&committed.audit, committed.last_seq);
+        self.inner.view.follow(epochs);
         self.inner.metrics.committed(epochs, committed);
         self.inner.metrics.corrections("bars", corrections.base);
         self.inner.metrics.corrections("rollup", corrections.rolled_up);

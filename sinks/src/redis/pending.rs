@@ -8,7 +8,7 @@
 
 use crate::store::{AuditEntry, AuditKey, Committed, payload_of, without_as_of};
 use marea_model::output::{Change, ClosedEpoch, Key};
-use marea_model::{Epoch, Output, StrategyId, Symbol, Timeframe};
+use marea_model::{Epoch, MetricsRow, Output, StrategyId, Symbol, Timeframe};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -25,6 +25,10 @@ pub(super) enum Derived {
     Strategies(Symbol),
     Ranking,
     Backtest(StrategyId),
+}
+
+fn derived_of_metrics(row: &MetricsRow) -> [Derived; 2] {
+    [Derived::Strategies(row.symbol), Derived::Backtest(row.strategy)]
 }
 
 /// How far the store is.
@@ -99,15 +103,17 @@ impl Pending {
         let (generation, seq) = (committed.generation, committed.last_seq);
         self.head = Some(Head { generation, epoch, seq, committed_at: at });
         self.since.get_or_insert(now);
+        for rows in epochs.iter().map(|closed| &closed.rows) {
+            self.derived.extend(rows.bars.iter().map(|bar| Derived::MarketData(bar.symbol, bar.timeframe)));
+            self.derived.extend(rows.metrics.iter().flat_map(derived_of_metrics));
+        }
         for change in epochs.iter().flat_map(|closed| &closed.changes) {
             let (Change::Upsert(row) | Change::Delete(row)) = change;
             match row {
                 Output::Bar(bar) => {
                     self.derived.insert(Derived::MarketData(bar.symbol, bar.timeframe));
                 }
-                Output::Metrics(row) => {
-                    self.derived.extend([Derived::Strategies(row.symbol), Derived::Backtest(row.strategy)]);
-                }
+                Output::Metrics(row) => self.derived.extend(derived_of_metrics(row)),
                 Output::Indicator(_) | Output::Trade(_) | Output::Recommendation(_) | Output::Verdict(_) => {}
             }
         }

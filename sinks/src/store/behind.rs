@@ -22,8 +22,9 @@ use super::writer::write_batch;
 use super::{Standing, StoreError, load};
 use crate::failpoint;
 use marea_model::output::{Change, ClosedEpoch, Key};
-use marea_model::{Epoch, Nanos, Output};
+use marea_model::{Epoch, Nanos, Output, Rows};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The least time between the beginnings of two passes.
@@ -38,10 +39,26 @@ pub(crate) const MOST: usize = 200_000;
 /// What should stand under a key, and since when.
 pub(crate) type Late = (Option<Output>, Epoch);
 
+/// What an epoch has made due.
+#[derive(Debug)]
+struct Fresh {
+    epoch: Epoch,
+    changes: Vec<(Key, Option<Output>)>,
+    rows: Arc<Rows>,
+}
+
+impl Fresh {
+    fn len(&self) -> usize {
+        self.changes.len() + self.rows.len() - self.rows.bars.len() - self.rows.trades.len()
+    }
+}
+
 /// What is not written yet.
 #[derive(Debug, Default)]
 pub(crate) struct Behind {
-    /// The newest of each key since the pass began.
+    /// What came last, epoch by epoch: not looked at yet, since whoever waits for the epoch's verdicts waits for that too.
+    fresh: Vec<Fresh>,
+    /// The newest of each key since the pass began, of what was looked at.
     due: BTreeMap<Key, Late>,
     /// What the pass has not come to.
     pass: BTreeMap<Key, Late>,
@@ -80,7 +97,7 @@ impl Behind {
 
     /// Rows that wait.
     pub(crate) fn len(&self) -> usize {
-        self.due.len() + self.pass.len() + self.chunk.len()
+        self.fresh.iter().map(Fresh::len).sum::<usize>() + self.due.len() + self.pass.len() + self.chunk.len()
     }
 
     /// Whether a pass is under way.
@@ -91,7 +108,7 @@ impl Behind {
     /// Whether a chunk is to be written by now.
     pub(crate) fn is_due(&self) -> bool {
         let waited = || self.began.is_none_or(|began| began.elapsed() >= EVERY);
-        self.is_under_way() || (!self.due.is_empty() && waited())
+        self.is_under_way() || (self.len() > 0 && waited())
     }
 
     /// `metrics_upper` and `indicators_low` as they are once these epochs are committed.
@@ -114,23 +131,16 @@ impl Behind {
         (if late { standing.metrics_upper } else { given }, low)
     }
 
-    /// Takes what these epochs, which are committed, make due.
+    /// Takes what these epochs, which are committed, make due. Costs what each has withdrawn or corrected, not its rows.
     pub(crate) fn gather(&mut self, epochs: &[ClosedEpoch]) {
         for closed in &epochs[epochs.partition_point(|closed| closed.epoch < self.gathered)..] {
             let changed = closed.changes.iter().filter(|change| is_late_row(row(change))).map(|change| match change {
-                Change::Upsert(row) => (row.key(), (Some(row.clone()), closed.epoch)),
-                Change::Delete(row) => (row.key(), (None, closed.epoch)),
+                Change::Upsert(row) => (row.key(), Some(row.clone())),
+                Change::Delete(row) => (row.key(), None),
             });
-            // In the order of their keys already: many are put into an empty map at once.
-            let mut new: BTreeMap<Key, Late> = changed.collect();
-            if !closed.rows.is_empty() {
-                let rows = closed.rows.clone().into_outputs().filter(is_late_row);
-                new.extend(rows.map(|row| (row.key(), (Some(row), closed.epoch))));
-            }
-            if new.len() > self.due.len() / 8 {
-                self.due.append(&mut new);
-            } else {
-                self.due.extend(new);
+            let fresh = Fresh { epoch: closed.epoch, changes: changed.collect(), rows: Arc::clone(&closed.rows) };
+            if fresh.len() > 0 {
+                self.fresh.push(fresh);
             }
             self.gathered = closed.epoch + 1;
             if closed.metrics {
@@ -139,8 +149,24 @@ impl Behind {
         }
     }
 
+    /// Looks at what came last.
+    fn sort(&mut self) {
+        for Fresh { epoch, changes, rows } in self.fresh.drain(..) {
+            let rows = rows.outputs().filter(is_late_row).map(|row| (row.key(), (Some(row), epoch)));
+            // Put into an empty map, all of them are sorted at once.
+            let mut new: BTreeMap<Key, Late> =
+                changes.into_iter().map(|(key, row)| (key, (row, epoch))).chain(rows).collect();
+            if new.len() > self.due.len() / 8 {
+                self.due.append(&mut new);
+            } else {
+                self.due.extend(new);
+            }
+        }
+    }
+
     /// Takes what a restart found otherwise than it was computed again, at the epoch before `upper`.
     pub(crate) fn repair(&mut self, repairs: impl Iterator<Item = (Key, Option<Output>)>, upper: Epoch) {
+        self.sort();
         self.due.extend(repairs.map(|(key, row)| (key, (row, upper.saturating_sub(1)))));
         self.given = upper;
     }
@@ -148,6 +174,7 @@ impl Behind {
     /// What is written next, of at most so many rows; the same again until it stands. Begins a
     /// pass if none is under way.
     fn next(&mut self, rows: usize) -> &[(Key, Late)] {
+        self.sort();
         if !self.is_under_way() {
             (self.pass, self.leads_to) = (std::mem::take(&mut self.due), self.given);
             self.began = Some(Instant::now());

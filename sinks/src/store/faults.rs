@@ -3,7 +3,7 @@
 use super::{Store, StoreError, StoreTarget, sqlite};
 use crate::fixture::{judged, up, verdict};
 use marea_model::output::{ClosedEpoch, Totals};
-use marea_model::{BlockReason, Cursor, DeadLetter, Epoch, Partition, Progress, Reason};
+use marea_model::{BlockReason, Cursor, DeadLetter, Epoch, Partition, Reason};
 use std::time::{Duration, Instant};
 
 fn epoch(epoch: Epoch, dead: usize) -> ClosedEpoch {
@@ -18,20 +18,7 @@ fn epoch(epoch: Epoch, dead: usize) -> ClosedEpoch {
     };
     let totals = Totals { records_in: 1, accepted: 1, ..Totals::default() };
     let dead = (0..dead as u64).map(|i| letter(epoch * 1_000 + i)).collect();
-    ClosedEpoch {
-        epoch,
-        rows: marea_model::Rows::default(),
-        changes: Vec::new(),
-        dead,
-        totals,
-        marks: Vec::new(),
-        raw: Vec::new(),
-        quotes: Vec::new(),
-        accounts: Vec::new(),
-        amends: Vec::new(),
-        progress: Progress::START,
-        metrics: true,
-    }
+    ClosedEpoch { dead, totals, ..ClosedEpoch::empty(epoch) }
 }
 
 async fn pragma(store: &mut Store, sql: &str) {

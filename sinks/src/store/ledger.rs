@@ -4,8 +4,8 @@ use super::behind::is_late;
 use super::{AuditEntry, AuditKey, Committed, Standing, StoreError};
 use marea_model::output::{Change, ClosedEpoch, Key};
 use marea_model::{
-    AccountId, AccountSnapshot, Amount, DeadLetter, Epoch, Output, Partition, PartitionMark, Quote, RawMessage, Symbol,
-    Tick,
+    AccountId, AccountSnapshot, Amount, DeadLetter, Epoch, Metrics, Output, Partition, PartitionMark, Quote,
+    RawMessage, Symbol, Tick,
 };
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -125,7 +125,13 @@ impl Ledger {
             if closed.epoch < plan.standing.upper {
                 return Err(StoreError::EpochOrder { epoch: closed.epoch, upper: plan.standing.upper });
             }
-            for row in closed.rows.clone().into_outputs() {
+            // Of metrics and indicators, which follow, only that they can be written.
+            if let Some(row) = closed.rows.metrics.iter().find(|row| metrics_have_nan(&row.metrics)) {
+                let key = Output::Metrics(Box::new(*row)).key();
+                return Err(StoreError::NotANumber { key: Box::new(key) });
+            }
+            let bars = closed.rows.bars.iter().copied().map(Output::Bar);
+            for row in bars.chain(closed.rows.trades.iter().cloned().map(Output::Trade)) {
                 self.plan_row(row.key(), Some(Cow::Owned(row)), closed.epoch, &mut plan)?;
             }
             for change in &closed.changes {
@@ -260,6 +266,10 @@ pub(crate) fn without_as_of(payload: &str) -> Arc<str> {
 }
 
 /// SQLite would make NULL of it, and JSON null: an undefined value that nobody declared so.
+fn metrics_have_nan(metrics: &Metrics) -> bool {
+    metrics.named().into_iter().any(|(_, value)| value.is_some_and(f64::is_nan))
+}
+
 fn has_nan(row: &Output) -> bool {
     match row {
         Output::Bar(_) | Output::Verdict(_) => false,
@@ -267,7 +277,7 @@ fn has_nan(row: &Output) -> bool {
         Output::Trade(t) => {
             [t.entry_price, t.exit_price, t.quantity, t.pnl, t.fees].into_iter().any(|value| value.0.is_nan())
         }
-        Output::Metrics(row) => row.metrics.named().into_iter().any(|(_, value)| value.is_some_and(f64::is_nan)),
+        Output::Metrics(row) => metrics_have_nan(&row.metrics),
         Output::Recommendation(r) => [Some(r.strength), Some(r.consensus), Some(r.confidence), r.atr]
             .into_iter()
             .any(|value| value.is_some_and(|v| v.0.is_nan())),

@@ -24,7 +24,7 @@ use super::verify::{self, Difference};
 use super::writer::{Opening, Store, locked, write_batch, write_plan};
 use super::{LOGIC_VERSION, StoreError, StoreTarget, load};
 use marea_model::Nanos;
-use marea_model::output::{ClosedEpoch, Rows, Totals};
+use marea_model::output::ClosedEpoch;
 use std::time::Duration;
 
 impl Store {
@@ -68,20 +68,7 @@ impl Store {
         let mut after = self.ledger.clone();
         after.standing.generation += 1;
         after.repair(repairs);
-        let epochs = [ClosedEpoch {
-            epoch: before.upper,
-            rows: Rows::default(),
-            changes: Vec::new(),
-            dead: Vec::new(),
-            totals: Totals::default(),
-            marks: Vec::new(),
-            raw: Vec::new(),
-            quotes: Vec::new(),
-            accounts: Vec::new(),
-            amends: Vec::new(),
-            progress: before.progress,
-            metrics: true,
-        }];
+        let epochs = [ClosedEpoch { progress: before.progress, ..ClosedEpoch::empty(before.upper) }];
         let mut plan = after.plan(&epochs)?;
         (plan.standing.metrics_upper, plan.standing.indicators_low) = (plan.standing.upper, Nanos::MAX);
         let late: Vec<_> = late.into_iter().map(|(key, row)| (key, (row, before.upper))).collect();

@@ -1,14 +1,14 @@
 //! Made-up rows and epochs.
 
 use marea_model::num::{Amount, Decimal, F64, Price, pow10};
-use marea_model::output::{Change, ClosedEpoch, ExitReason, MetricsWindow, Rows, Totals};
+use marea_model::output::{Change, ClosedEpoch, ExitReason, MetricsWindow};
 use marea_model::recommendation::{Action, Explanation, Status, Text, Vote};
 use marea_model::strategy::Kind;
 use marea_model::time::{MILLI, SECOND, first_epoch};
 use marea_model::verdict::Intent;
 use marea_model::{
     AccountId, Bar, BarBody, BlockReason, Cursor, DeadLetter, Epoch, IndicatorRow, Metrics, MetricsRow, Nanos, Output,
-    Partition, Progress, RawMessage, Reason, Recommendation, StrategyId, Symbol, Timeframe, TradeRow, Verdict,
+    Partition, RawMessage, Reason, Recommendation, StrategyId, Symbol, Timeframe, TradeRow, Verdict,
 };
 use std::sync::Arc;
 
@@ -29,20 +29,7 @@ pub fn epoch_at(ms: i64) -> Epoch {
 }
 
 pub fn closed(epoch: Epoch, changes: Vec<Change>) -> ClosedEpoch {
-    ClosedEpoch {
-        epoch,
-        rows: Rows::default(),
-        changes,
-        dead: Vec::new(),
-        totals: Totals::default(),
-        marks: Vec::new(),
-        raw: Vec::new(),
-        quotes: Vec::new(),
-        accounts: Vec::new(),
-        amends: Vec::new(),
-        progress: Progress::START,
-        metrics: true,
-    }
+    ClosedEpoch { changes, ..ClosedEpoch::empty(epoch) }
 }
 
 /// A bar whose prices are in units of 10^-scale.

@@ -13,7 +13,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError as ClientError, RDKafkaErrorCode};
-use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -789,111 +789,4 @@ fn who_may_not_read_is_told_so() {
     let error = run.end().unwrap_err();
     assert!(matches!(error, KafkaError::Refused { .. }), "{error}");
     assert!(error.to_string().contains("allow this user"), "{error}");
-}
-
-/// How fast: against a bare consumer that decodes, and from the sending of a tick to its batch. `--ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn how_fast() {
-    const ROWS: u64 = 500_000;
-    let topic = topic("fast", 4);
-    let kafka = producer(&brokers(), &[("compression.type", "lz4"), ("linger.ms", "20"), ("acks", "1")]);
-    (0..ROWS).for_each(|seq| put(&kafka, &topic, (seq / 100 % 4) as i32, Some(JSON), Some(&tick_json(seq))));
-    kafka.flush(SOON).unwrap();
-
-    let bare = |header: bool| {
-        let consumer: BaseConsumer = ClientConfig::new()
-            .set("bootstrap.servers", brokers())
-            .set("group.id", "bare")
-            .set("fetch.queue.backoff.ms", "5")
-            .create()
-            .unwrap();
-        let mut list = TopicPartitionList::new();
-        (0..4).for_each(|id| list.add_partition_offset(&topic, id, Offset::Beginning).unwrap());
-        consumer.assign(&list).unwrap();
-        let partitions: Vec<_> = (0..4).map(|id| partition(&topic, id)).collect();
-        let (decoder, mut decoded, mut rows) = (decoder(), marea_model::codec::Decoded::default(), 0);
-        let begun = Instant::now();
-        while rows < ROWS {
-            let Some(message) = consumer.poll(Duration::from_millis(100)) else { continue };
-            let message = message.unwrap();
-            if header {
-                assert_eq!(message.headers().unwrap().get(0).key, "Content-Type");
-            }
-            let partition = partitions[message.partition() as usize];
-            let cursor = Cursor { partition, offset: message.offset() as u64, row: 0 };
-            json::decode(&decoder, message.payload().unwrap(), cursor, START, &mut decoded);
-            rows += 1;
-            if decoded.len() >= 8192 {
-                decoded.clear();
-            }
-        }
-        begun.elapsed()
-    };
-    let ours = || {
-        let begun = Instant::now();
-        let mut run = Running::new(until_end(&topic), vec![]);
-        let (mut rows, mut first) = (0, None);
-        while rows < ROWS as usize {
-            if let Input::Batch(batch) = run.input.recv_timeout(SOON).unwrap() {
-                first.get_or_insert_with(Instant::now);
-                rows += batch.records.len();
-            }
-        }
-        run.stop();
-        (begun.elapsed(), first.unwrap().elapsed())
-    };
-    let rate = |time: Duration| ROWS as f64 / time.as_secs_f64() / 1000.0;
-    for _ in 0..3 {
-        let (plain, header, (all, flow)) = (bare(false), bare(true), ours());
-        println!(
-            "bare {:.0} k/s, with header {:.0} k/s, source {:.0} k/s ({:.0} k/s from its first batch): {:.2} of bare, {:.2} of that with header",
-            rate(plain),
-            rate(header),
-            rate(all),
-            rate(flow),
-            plain.as_secs_f64() / all.as_secs_f64(),
-            header.as_secs_f64() / all.as_secs_f64(),
-        );
-    }
-
-    let topic = self::topic("latency", 4);
-    let mut run = Running::new(config(&brokers(), &topic), vec![]);
-    run.until("the ends", |run| (0..4).all(|id| run.stands(partition(&topic, id)).is_some()));
-    let cpu = || {
-        let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-        let fields: Vec<u64> = stat.split(' ').skip(13).take(2).map(|field| field.parse().unwrap()).collect();
-        fields[0] + fields[1]
-    };
-    let before = cpu();
-    std::thread::sleep(Duration::from_secs(5));
-    println!("idle: {} ms of CPU a second", (cpu() - before) * 10 / 5);
-    let kafka = producer(&brokers(), &[("linger.ms", "0"), ("acks", "1")]);
-    let sent = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let writer = std::thread::spawn({
-        let (sent, topic) = (sent.clone(), topic.clone());
-        move || {
-            for seq in 0..5000 {
-                sent.lock().unwrap().push(Instant::now());
-                put(&kafka, &topic, (seq % 4) as i32, Some(JSON), Some(&tick_json(seq)));
-                kafka.poll(Duration::ZERO);
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            kafka.flush(SOON).unwrap();
-        }
-    });
-    let mut took = Vec::new();
-    while took.len() < 5000 {
-        if let Input::Batch(batch) = run.input.recv_timeout(SOON).unwrap() {
-            let now = Instant::now();
-            let sent = sent.lock().unwrap();
-            took.extend(batch.records.iter().map(|record| now - sent[record.tick.seq as usize]));
-        }
-    }
-    writer.join().unwrap();
-    took.sort();
-    println!(
-        "send to batch at 1 k/s: p50 {:?}, p90 {:?}, p99 {:?}, max {:?}",
-        took[2500], took[4500], took[4950], took[4999]
-    );
 }

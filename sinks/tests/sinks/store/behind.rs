@@ -3,13 +3,15 @@
 use super::{Place, on_both};
 use crate::fixture::*;
 use marea_model::live::ConfigUpdate;
-use marea_model::output::{Change, ClosedEpoch, Key, MetricsWindow};
+use marea_model::output::{Change, ClosedEpoch, Key, MetricsWindow, Rows};
 use marea_model::time::SECOND;
-use marea_model::{BlockReason, Nanos, Output, Progress, Timeframe};
+use marea_model::{BlockReason, MetricsRow, Nanos, Output, Progress, Timeframe};
 use marea_sinks::{Store, StoreError};
+use std::sync::Arc;
 
 on_both! {
     metrics_and_indicators_follow_and_the_newest_stands,
+    what_comes_by_table_follows_in_the_order_of_epochs,
     their_upper_is_where_metrics_were_asked_for,
     what_a_kill_left_out_is_written_anew_and_is_no_alarm,
     a_row_that_was_due_is_found_though_its_bar_has_sealed,
@@ -54,6 +56,28 @@ async fn metrics_and_indicators_follow_and_the_newest_stands(place: Place) {
     let again = Store::open(place.target()).await.unwrap();
     assert_eq!((again.standing().metrics_upper, again.standing().indicators_low), (5, Nanos::MAX));
     assert_eq!(again.standing().upper, standing.upper);
+}
+
+async fn what_comes_by_table_follows_in_the_order_of_epochs(place: Place) {
+    let mut store = Store::open(place.target()).await.unwrap();
+    let named = |strategy, value| metrics("IBM", strategy, MetricsWindow::All, Some(value));
+    let table = |epoch, metrics: Vec<MetricsRow>| {
+        let bars = vec![bar("IBM", Timeframe::M1, OPEN + epoch as i64 * 60 * SECOND, [1, 1, 1, 1], 2)];
+        let rows = Rows { bars, metrics, ..Rows::default() };
+        ClosedEpoch { rows: Arc::new(rows), ..closed(epoch, vec![]) }
+    };
+    let gone = |epoch, strategy| closed(epoch, vec![Change::Delete(Output::Metrics(Box::new(named(strategy, 1.0))))]);
+    let first = table(1, vec![named("a", 1.5), named("b", 1.5), named("c", 1.5)]);
+    store.commit(&[first, gone(2, "a"), gone(3, "b")]).await.unwrap();
+    store.commit(&[table(4, vec![named("b", 4.5)])]).await.unwrap();
+    assert_eq!(place.rows("SELECT count(*) || '' FROM bars").await, ["2"]);
+    assert_eq!(stands(&place).await, [""; 0]);
+    let error = store.commit(&[table(5, vec![named("b", f64::NAN)])]).await.unwrap_err();
+    assert!(matches!(error, StoreError::NotANumber { .. }), "{error}");
+    store.settle().await.unwrap();
+    let rows = "SELECT strategy || ' ' || sharpe || ' @' || epoch FROM backtest_metrics ORDER BY 1";
+    assert_eq!(place.rows(rows).await, ["b 4.5 @4", "c 1.5 @1"]);
+    assert_eq!(store.standing().metrics_upper, 5);
 }
 
 async fn their_upper_is_where_metrics_were_asked_for(place: Place) {

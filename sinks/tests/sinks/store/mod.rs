@@ -2,7 +2,6 @@
 
 mod behind;
 mod commit;
-mod measure;
 mod postgres;
 mod rebuild;
 mod restart;

@@ -220,6 +220,7 @@ pub(crate) fn kafka(setup: &Setup, brokers: &str, topic: &str) -> anyhow::Result
         brokers: brokers.to_owned(),
         topic: topic.to_owned(),
         accounts_topic: None,
+        dead_letters: None,
         group: "marea-bench".to_owned(),
         security: kafka::Security::default(),
         until_end: true,

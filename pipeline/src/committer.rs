@@ -21,7 +21,7 @@ use marea_model::{ConfigUpdate, Epoch, Nanos};
 use marea_sinks::metrics::Stage;
 use marea_sinks::redis::Redis;
 use marea_sinks::store::{AuditEntry, Ledger, Standing};
-use marea_sinks::{Committed, Feed, Metrics, State, Store, StoreError, failpoint};
+use marea_sinks::{Committed, DeadLetters, Feed, Metrics, State, Store, StoreError, failpoint};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -80,6 +80,8 @@ pub struct Committer {
     pub feed: Option<Feed>,
     /// The same in Redis, after the feed.
     pub redis: Option<Redis>,
+    /// Whoever delivers dead letters to a topic.
+    pub dead_letters: Option<DeadLetters>,
     /// The recommendations and verdicts that stand.
     pub standing: Vec<AuditEntry>,
     /// How it goes.
@@ -158,6 +160,9 @@ impl Committer {
             if ended {
                 break;
             }
+        }
+        if let Some(dead_letters) = self.dead_letters {
+            dead_letters.stop();
         }
         if let Target::Store(store) = self.target {
             runtime.block_on(store.close())?;
@@ -255,6 +260,9 @@ impl Committer {
         let acknowledged = self.acknowledge.take_acknowledged();
         if let Target::Store(store) = &mut self.target {
             store.note_acknowledged(acknowledged);
+            if let Some(upper) = self.dead_letters.as_mut().and_then(DeadLetters::news) {
+                store.note_delivered(upper);
+            }
             for note in notes.iter().filter(|note| !note.config.is_empty()) {
                 store.note_config(note.epoch, &note.config);
             }
@@ -343,6 +351,9 @@ impl Committer {
         }
         if let Some(redis) = &self.redis {
             redis.committed(epochs, committed);
+        }
+        if let Some(dead_letters) = self.dead_letters.as_ref().filter(|_| epochs.iter().any(|e| !e.dead.is_empty())) {
+            dead_letters.committed();
         }
         let now = wall_now();
         for note in notes {
@@ -439,6 +450,7 @@ mod tests {
             target: Target::Memory(Box::new(Ledger::new(1))),
             feed: None,
             redis: None,
+            dead_letters: None,
             standing: Vec::new(),
             metrics: Metrics::new("0", "file"),
             clock: Clock::Event,
@@ -496,6 +508,7 @@ mod tests {
             target: Target::Store(Box::new(store)),
             feed: None,
             redis: None,
+            dead_letters: None,
             standing: Vec::new(),
             metrics: Metrics::new("0", "file"),
             clock: Clock::Event,

@@ -51,6 +51,7 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("kafka", "brokers", "127.0.0.1:9092"),
     ("kafka", "topic", "marea.ticks.v1"),
     ("kafka", "accounts_topic", ""),
+    ("kafka", "dead_letters", ""),
     ("kafka", "group", "marea"),
     ("kafka", "protocol", "plaintext"),
     ("kafka", "ca", ""),
@@ -515,6 +516,7 @@ impl Reader {
             brokers: self.text("kafka", "brokers"),
             topic: self.text("kafka", "topic"),
             accounts_topic: self.optional_text("kafka", "accounts_topic"),
+            dead_letters: self.optional_text("kafka", "dead_letters"),
             group: self.text("kafka", "group"),
             security: Security {
                 protocol,

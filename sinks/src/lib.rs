@@ -6,11 +6,12 @@
 //!                                                                                  └──► redis (values, streams, channels)
 //! ```
 //!
-//! Beside them, [`publish`] writes records to brokers.
+//! Beside them, [`dead_letters`] delivers these from the store to a topic, and [`publish`] writes records to brokers.
 //!
 //! [`ClosedEpoch`]: marea_model::output::ClosedEpoch
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod dead_letters;
 pub mod dump;
 pub mod failpoint;
 pub mod feed;
@@ -26,6 +27,7 @@ pub mod view;
 #[path = "../tests/sinks/fixture.rs"]
 mod fixture;
 
+pub use dead_letters::DeadLetters;
 pub use dump::State;
 pub use feed::{Clock, Feed, FeedConfig};
 pub use metrics::Metrics;

@@ -12,6 +12,7 @@
 
 mod cutting;
 mod early;
+mod letters;
 mod live;
 mod rebuild;
 mod source;
@@ -183,6 +184,7 @@ pub struct Running {
     committer: JoinHandle<Option<Outcome>>,
     server: Option<Server>,
     redis: Option<(Redis, tokio::task::JoinHandle<()>)>,
+    delivery: Option<JoinHandle<()>>,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -289,6 +291,11 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
         _ => None,
     };
 
+    let (dead_letters, delivery) = match resume {
+        true => letters::deliver(&config, &target, runtime.handle())?,
+        false => (None, None),
+    };
+
     let (out, inputs) = bounded(BATCHES);
     let timeframes = config.pipeline.timeframes.clone();
     let engine_config = EngineConfig {
@@ -308,6 +315,7 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
         target,
         feed: feed.clone(),
         redis: redis.as_ref().map(|(redis, _)| redis.clone()),
+        dead_letters,
         standing,
         metrics: metrics.clone(),
         clock: config.pipeline.clock,
@@ -419,7 +427,20 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
         (Some(listener), Some(feed)) => Some(serve(&runtime, listener, feed.clone())?),
         _ => None,
     };
-    Ok(Running { shutdown, feed, address, desk, progress, sources, cutter, committer, server, redis, runtime })
+    Ok(Running {
+        shutdown,
+        feed,
+        address,
+        desk,
+        progress,
+        sources,
+        cutter,
+        committer,
+        server,
+        redis,
+        delivery,
+        runtime,
+    })
 }
 
 impl Running {
@@ -450,6 +471,7 @@ impl Running {
             // What is not there by then, the next start puts there.
             let _ = self.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(1), task).await });
         }
+        self.delivery.iter().for_each(letters::finish);
         self.runtime.shutdown_timeout(Duration::from_secs(1));
         match (self.shutdown.failure.get(), outcome) {
             (Some(failure), _) => Err(failure.clone()),

@@ -8,7 +8,8 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use std::process::Command;
+use std::io::Write;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 pub(crate) struct Topic {
@@ -114,6 +115,60 @@ fn killed(store: &[(&str, &str)]) {
     let accounts = std::fs::read_to_string(market.path().join("accounts.jsonl")).unwrap().lines().count();
     assert_eq!(totals["records_in"], market.ticks + accounts, "0 lost, 0 twice: {totals}");
     assert_eq!(totals["dead"], 0, "{totals}");
+}
+
+fn kcat(broker: &Kafka, args: &[&str], input: &str) -> String {
+    let mut kcat = Command::new("kcat");
+    kcat.args(["-b", &broker.brokers()]).args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut kcat = kcat.spawn().unwrap();
+    kcat.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let done = kcat.wait_with_output().unwrap();
+    assert!(done.status.success(), "{args:?}");
+    String::from_utf8(done.stdout).unwrap()
+}
+
+#[test]
+fn what_cannot_be_counted_goes_into_a_topic_of_its_own() {
+    let market = market(1_000);
+    let broker = marea_servers::shared::kafka();
+    let topic = Topic::new(broker, "bad");
+    for name in ["bad", "bad.accounts"] {
+        broker.create_topic(name, 1, &[]).unwrap();
+    }
+    let write = |lines: &str| kcat(broker, &["-P", "-t", "bad", "-H", "content-type=application/json"], lines);
+    let early =
+        r#"{"v":1,"kind":"trade","symbol":"IBM","event_time":"1812-06-24T00:00:00Z","seq":1,"price":"1","size":"1"}"#;
+    write(&format!("nonsense\n{early}\n"));
+    let env = [&topic.env()[..], &[("MAREA__KAFKA__DEAD_LETTERS", "bad.dlq")]].concat();
+    let run = ["run", "--store", "bad.db", "--live", "live.toml"];
+    let mut process = market.start("first", &run, &env);
+    let dead = |feed: &Feed| feed.metric("marea_records_total{outcome=\"dead\"}").unwrap_or_default();
+    let soon = Duration::from_secs(60);
+    process.feed().wait_for("dead letters", soon, |feed| dead(feed) == 2.0);
+    // There is no such topic yet: they wait, and nothing waits for them.
+    marea_servers::wait_until(soon, "a word about it", || process.log().contains("dead letters wait in the store"));
+    broker.create_topic("bad.dlq", 1, &[]).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let noted = || {
+        runtime.block_on(async {
+            Reader::open(market.path().join("bad.db")).await.unwrap().dead_letters_upper().await.unwrap()
+        })
+    };
+    marea_servers::wait_until(soon, "their delivery to be noted", || noted() > 0);
+    process.kill();
+    write("more nonsense\n");
+    let before = noted();
+    process = market.start("second", &run, &env);
+    marea_servers::wait_until(soon, "the delivery of the last", || noted() > before);
+    process.terminate();
+    let got = kcat(broker, &["-C", "-t", "bad.dlq", "-e", "-q", "-f", "%k|%h|%s\n"], "");
+    let got: Vec<Vec<&str>> = got.lines().map(|line| line.splitn(3, '|').collect()).collect();
+    let places: Vec<&str> = got.iter().map(|fields| fields[0]).collect();
+    assert_eq!(places, ["kafka:bad/0@0", "kafka:bad/0@1", "kafka:bad/0@2"], "each once: {got:?}");
+    assert_eq!([got[0][2], got[1][2], got[2][2]], ["nonsense", early, "more nonsense"], "as they came");
+    let said = [got[0][1], got[1][1]];
+    assert!(said[0].starts_with("marea-reason=malformed,marea-field=,"), "{said:?}");
+    assert!(said[1].starts_with("marea-reason=event_time,marea-field=event_time,marea-value=1812-06-24T00:00:00Z,"));
 }
 
 /// Retention has taken a part of what a restart reads again: refused; and where it is accepted, nothing that stands is

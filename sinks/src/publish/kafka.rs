@@ -202,6 +202,23 @@ impl KafkaPublisher {
         self.header = Some((name, headers));
         record.partition = partition;
         record.timestamp = timestamp_ms;
+        self.take(topic, record)
+    }
+
+    /// Takes a message with these headers; its key chooses the partition. Waits only while the queue is full.
+    pub fn send_with(
+        &self,
+        topic: &str,
+        key: &[u8],
+        headers: &[(&str, String)],
+        payload: &[u8],
+    ) -> Result<(), PublishError> {
+        let header = |all: OwnedHeaders, (key, value): &(&str, String)| all.insert(Header { key, value: Some(value) });
+        let headers = headers.iter().fold(OwnedHeaders::new_with_capacity(headers.len()), header);
+        self.take(topic, BaseRecord::to(topic).key(key).payload(payload).headers(headers))
+    }
+
+    fn take(&self, topic: &str, mut record: BaseRecord<'_, [u8], [u8]>) -> Result<(), PublishError> {
         loop {
             match self.producer.send(record) {
                 Ok(()) => return Ok(()),

@@ -5,8 +5,9 @@ use super::link::{Named, Pool};
 use super::load::{self, body};
 use super::writer::opening;
 use super::{AuditEntry, StoreError, StoreTarget, postgres, sqlite};
+use marea_model::cursor::Reason;
 use marea_model::live::ConfigUpdate;
-use marea_model::{AccountId, Bar, Nanos, Symbol, Timeframe};
+use marea_model::{AccountId, Bar, Cursor, DeadLetter, Epoch, Nanos, Partition, Symbol, Timeframe};
 
 /// Read queries of the feed, on connections of their own: they see what is committed and block no writer.
 #[derive(Clone, Debug)]
@@ -119,6 +120,26 @@ impl Reader {
         self.all(sql, &[symbol.as_str().into(), timeframe.to_string().into()], track).await
     }
 
+    /// Where the delivery of dead letters has come to: all of epochs before it are delivered.
+    pub async fn dead_letters_upper(&self) -> Result<Epoch, StoreError> {
+        let upper = |row: &Row| row.unsigned(0);
+        let rows = self.all("SELECT dead_letters_upper FROM pipeline WHERE id = 1", &[], upper).await?;
+        rows.first().copied().ok_or_else(|| self.named.broken("pipeline has none"))
+    }
+
+    /// The dead letters of whole epochs from `upper` on, with their epochs, rising: about `limit` of them, and at least
+    /// those of one epoch, if there are any.
+    pub async fn dead_letters_from(&self, upper: Epoch, limit: usize) -> Result<Vec<(DeadLetter, Epoch)>, StoreError> {
+        let end = "SELECT coalesce(max(epoch), 0) FROM \
+                   (SELECT epoch FROM dead_letters WHERE epoch >= $1 ORDER BY epoch LIMIT $2) first";
+        let sql = format!(
+            "SELECT source_partition, source_offset, source_row, reason, field, value, detail, original, epoch \
+             FROM dead_letters WHERE epoch >= $1 AND epoch <= ({end}) \
+             ORDER BY epoch, source_partition, source_offset, source_row, reason"
+        );
+        self.all(&sql, &[upper.into(), (limit as u64).into()], dead_letter).await
+    }
+
     /// The live configuration: all that the run began with, then the last change of each key, in order.
     pub async fn config_events(&self) -> Result<Vec<ConfigUpdate>, StoreError> {
         self.all(load::CONFIG_EVENTS, &[], load::config_event).await
@@ -157,4 +178,23 @@ impl Reader {
         }
         Ok(bars)
     }
+}
+
+fn dead_letter(row: &Row) -> Result<(DeadLetter, Epoch), String> {
+    let cursor = Cursor {
+        partition: row.parse(0, Partition::new)?,
+        offset: row.unsigned(1)?,
+        row: u32::try_from(row.int(2)?).map_err(|error| error.to_string())?,
+    };
+    let reason = row.text(3)?;
+    let reason = Reason::ALL.into_iter().find(|known| known.as_str() == reason);
+    let letter = DeadLetter {
+        cursor,
+        reason: reason.ok_or("an unknown reason")?,
+        field: row.text(4)?.to_owned(),
+        value: row.text(5)?.to_owned(),
+        detail: row.text(6)?.to_owned(),
+        original: row.bytes(7)?,
+    };
+    Ok((letter, row.unsigned(8)?))
 }

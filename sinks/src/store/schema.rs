@@ -16,12 +16,14 @@ fn migrations(named: &Named) -> Migrator {
             migration(1, "init", include_str!("../../../migrations/postgres/0001_init.sql")),
             migration(2, "behind", include_str!("../../../migrations/postgres/0002_behind.sql")),
             migration(3, "unacknowledged", include_str!("../../../migrations/postgres/0003_unacknowledged.sql")),
+            migration(4, "dead_letters", include_str!("../../../migrations/postgres/0004_dead_letters.sql")),
         ]
     } else {
         vec![
             migration(1, "init", include_str!("../../../migrations/sqlite/0001_init.sql")),
             migration(2, "behind", include_str!("../../../migrations/sqlite/0002_behind.sql")),
             migration(3, "unacknowledged", include_str!("../../../migrations/sqlite/0003_unacknowledged.sql")),
+            migration(4, "dead_letters", include_str!("../../../migrations/sqlite/0004_dead_letters.sql")),
         ]
     })
 }

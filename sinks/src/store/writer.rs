@@ -46,6 +46,8 @@ pub struct Store {
     config: Vec<(Epoch, ConfigUpdate)>,
     /// Messages that were acknowledged, to be forgotten in the next commit.
     acknowledged: Vec<(Partition, Range<u64>)>,
+    /// All dead letters of epochs before this are delivered, which the store is not told yet.
+    delivered: Option<Epoch>,
     /// What commits added to the audit that failed, and had landed after all: the next one that succeeds returns it.
     landed: Vec<AuditEntry>,
     /// How long PostgreSQL may take to commit, beside a millisecond a row.
@@ -157,6 +159,7 @@ impl Store {
             behind,
             config,
             acknowledged,
+            delivered: None,
             landed,
             patience: COMMIT,
         })
@@ -221,6 +224,11 @@ impl Store {
     /// waited for a target or a seal goes on being counted as held.
     pub async fn restoration_as_it_stands(&mut self, base: Timeframe) -> Result<Option<Restoration>, StoreError> {
         self.restored(base, true).await
+    }
+
+    /// The next commit notes that the dead letters of all epochs before this are delivered.
+    pub fn note_delivered(&mut self, upper: Epoch) {
+        self.delivered = Some(upper);
     }
 
     async fn restored(&mut self, base: Timeframe, as_it_stands: bool) -> Result<Option<Restoration>, StoreError> {
@@ -291,7 +299,8 @@ impl Store {
         (plan.standing.metrics_upper, plan.standing.indicators_low) = late;
         let upper = plan.standing.upper;
         let config = &self.config[..self.config.partition_point(|(epoch, _)| *epoch < upper)];
-        let writing = write(&mut link, &self.named, self.ledger.standing(), &plan, config, &self.acknowledged);
+        let noted = Noted { config, acknowledged: &self.acknowledged, delivered: self.delivered };
+        let writing = write(&mut link, &self.named, self.ledger.standing(), &plan, noted);
         if self.named.is_postgres {
             let limit = self.patience + Duration::from_millis(plan.rows.len() as u64);
             postgres::within(limit, &self.named, "committing", async { Ok(writing.await) }).await??;
@@ -302,6 +311,7 @@ impl Store {
         self.link = Some(link);
         self.config.retain(|(epoch, _)| *epoch >= upper);
         self.acknowledged.clear();
+        self.delivered = None;
         let mut committed = self.ledger.accept(accepted);
         self.behind.gather(epochs);
         if !self.landed.is_empty() {
@@ -532,20 +542,31 @@ const FENCE: &str = "UPDATE pipeline SET upper = $1, last_seq = $2, records_in =
                      closed_through = $11, metrics_upper = $12, indicators_low = $13 \
                      WHERE id = 1 AND upper = $14 AND generation = $15";
 
+const DELIVERED: &str = "UPDATE pipeline SET dead_letters_upper = $1 WHERE id = 1";
+
+/// What a commit notes beside its plan.
+struct Noted<'a> {
+    config: &'a [(Epoch, ConfigUpdate)],
+    acknowledged: &'a [(Partition, Range<u64>)],
+    delivered: Option<Epoch>,
+}
+
 /// One transaction.
 async fn write(
     link: &mut Link,
     named: &Named,
     before: &Standing,
     plan: &Plan<'_>,
-    config: &[(Epoch, ConfigUpdate)],
-    acknowledged: &[(Partition, Range<u64>)],
+    noted: Noted<'_>,
 ) -> Result<(), StoreError> {
     let error = |error: sqlx::Error| named.error(&error);
     failpoint::pass("commit.begin");
     link.begin().await.map_err(error)?;
-    write_plan(link, named, before, plan, config).await?;
-    unacknowledged::forget(link, acknowledged).await.map_err(error)?;
+    write_plan(link, named, before, plan, noted.config).await?;
+    unacknowledged::forget(link, noted.acknowledged).await.map_err(error)?;
+    if let Some(upper) = noted.delivered {
+        link.execute(DELIVERED, &[upper.into()]).await.map_err(error)?;
+    }
     failpoint::pass("commit.end");
     link.commit().await.map_err(error)?;
     failpoint::pass("commit.unheard");

@@ -63,6 +63,8 @@ pub struct KafkaConfig {
     pub topic: String,
     /// The topic of account snapshots.
     pub accounts_topic: Option<String>,
+    /// The topic that dead letters go to once they are committed. The source does not write it.
+    pub dead_letters: Option<String>,
     /// The consumer group under which lag tools see what is committed. Nothing is read from it.
     pub group: String,
     /// How the connection is secured.
@@ -82,7 +84,11 @@ impl KafkaConfig {
                 wrong.push(format!("brokers: {broker:?} {cause}"));
             }
         }
-        let topics = [("topic", Some(&self.topic)), ("accounts_topic", self.accounts_topic.as_ref())];
+        let topics = [
+            ("topic", Some(&self.topic)),
+            ("accounts_topic", self.accounts_topic.as_ref()),
+            ("dead_letters", self.dead_letters.as_ref()),
+        ];
         for (key, topic) in topics.into_iter().filter_map(|(key, topic)| Some((key, topic?))) {
             if let Err(cause) = check_topic(topic) {
                 wrong.push(format!("{key}: {topic:?} {cause}"));
@@ -90,6 +96,14 @@ impl KafkaConfig {
         }
         if self.accounts_topic.as_ref() == Some(&self.topic) {
             wrong.push(format!("accounts_topic: {:?} is the topic of the ticks", self.topic));
+        }
+        if self.dead_letters.is_some()
+            && [Some(&self.topic), self.accounts_topic.as_ref()].contains(&self.dead_letters.as_ref())
+        {
+            wrong.push(format!(
+                "dead_letters: {:?} is a topic that is read",
+                self.dead_letters.as_deref().unwrap_or_default()
+            ));
         }
         if self.group.is_empty() || self.group.len() > 255 || self.group.chars().any(char::is_control) {
             wrong.push(format!("group: {:?} must be 1 to 255 bytes without control characters", self.group));

@@ -40,6 +40,7 @@ mod rebuild;
 mod restore;
 mod rows;
 mod schema;
+mod series;
 mod sqlite;
 mod tables;
 mod target;

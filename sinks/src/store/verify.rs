@@ -2,7 +2,7 @@
 //!
 //! A restart computes from sealed bars and from the ticks after them; whatever it may have computed otherwise is compared,
 //! and nothing else is read: bars and indicators of bars that close after `sealed_through`, trades that left in such a
-//! bar, all metrics, all recommendations and verdicts. Floats compare by their bits; recommendations and verdicts by
+//! bar, all metrics, all recommendations and verdicts; and series that were [added](super::series) since. Floats compare by their bits; recommendations and verdicts by
 //! their payload without `as_of`, and without epoch, seq and generation, which say when they were written.
 //!
 //! Metrics and indicators are written behind: after a kill, those that stand may be of a moment before
@@ -13,6 +13,7 @@ use super::cell::{Cell, Row};
 use super::ledger::{Ledger, Repair, payload_of, without_as_of};
 use super::link::{Link, Named};
 use super::rows::{cells, table_of};
+use super::series::Added;
 use super::tables::{self, STATE, Table};
 use super::{AuditKey, Standing, StoreError, load::last_open};
 use marea_model::output::{Change, ClosedEpoch, Key, MetricsWindow};
@@ -29,7 +30,8 @@ pub struct Difference {
     pub stood: Option<String>,
     /// What should have stood. None: nothing.
     pub should: Option<String>,
-    /// Whether it says no more than that the process was killed before it wrote this row: no alarm.
+    /// Whether it says no more than that the process was killed before it wrote this row, or that the configuration has
+    /// more series than the last run's: no alarm.
     pub was_due: bool,
 }
 
@@ -52,6 +54,7 @@ struct Comparison<'a> {
     standing: &'a Standing,
     /// Every row of the state, ordered by key.
     state: &'a [Change],
+    added: Added,
     differences: Vec<Difference>,
     repairs: Vec<Repair>,
     /// Keys that stand.
@@ -92,13 +95,13 @@ async fn compare_after(
         closed.expand();
         closed
     });
-    let mut comparison = Comparison {
-        standing,
-        state: &expanded.as_ref().unwrap_or(closed).changes,
-        differences: Vec::new(),
-        repairs: Vec::new(),
-        met: BTreeSet::new(),
-    };
+    let state = &expanded.as_ref().unwrap_or(closed).changes;
+    let added = Added::find(link, named, standing, state).await?;
+    if let Some(names) = added.names() {
+        tracing::info!("new since the last run, and written for all history: {names}");
+    }
+    let mut comparison =
+        Comparison { standing, state, added, differences: Vec::new(), repairs: Vec::new(), met: BTreeSet::new() };
     let sealed = comparison.standing.progress.sealed_through;
     // Trades are found by when they left, so by the longest bar that one may have left in.
     let mut longest = comparison.state.iter().filter_map(|change| traded(output(change))).max();
@@ -183,7 +186,7 @@ impl<'a> Comparison<'a> {
 
     fn differs(&mut self, key: Key, stood: Option<String>, should: Option<String>, row: Option<&Output>) {
         self.repairs.push((key.clone(), row.cloned()));
-        let was_due = was_due(&key, self.standing);
+        let was_due = was_due(&key, self.standing) || row.is_some_and(|row| self.added.has(row));
         self.differences.push(Difference { key, stood, should, was_due });
     }
 
@@ -191,7 +194,7 @@ impl<'a> Comparison<'a> {
     fn finish(mut self) -> (Vec<Difference>, Vec<Repair>) {
         for change in self.state {
             let Change::Upsert(row) = change else { continue };
-            if !is_unsealed(row, self.standing) {
+            if !is_unsealed(row, self.standing) && !self.added.has(row) {
                 continue;
             }
             let key = row.key();

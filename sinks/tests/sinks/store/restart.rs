@@ -14,6 +14,7 @@ use marea_model::{
 };
 use marea_sinks::store::StoreTarget;
 use marea_sinks::{Store, StoreError};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 on_both! {
@@ -24,6 +25,7 @@ on_both! {
     the_same_state_differs_in_nothing,
     every_difference_is_found_and_mended,
     sealed_history_is_not_compared,
+    series_that_are_new_are_written_for_all_history,
     a_standby_waits_until_the_first_is_gone,
     a_standby_takes_over_where_a_process_was_killed,
 }
@@ -330,6 +332,33 @@ async fn sealed_history_is_not_compared(place: Place) {
     }
     let found = store.verify(&wrong).await.unwrap();
     assert_eq!(found.iter().map(|difference| difference.key.clone()).collect::<Vec<_>>(), [Output::Bar(hour).key()]);
+}
+
+async fn series_that_are_new_are_written_for_all_history(place: Place) {
+    let mut store = Store::open(place.target()).await.unwrap();
+    store.commit(&[sealed_through(state(1), OPEN + 300 * MINUTE)]).await.unwrap();
+    store.settle().await.unwrap();
+    let mut store = store.close_and_reopen(&place).await;
+    let quarter: Timeframe = "15m".parse().unwrap();
+    let fresh = [
+        Output::Bar(bar("IBM", quarter, OPEN - 15 * MINUTE, [1, 2, 1, 2], 2)),
+        Output::Bar(bar("IBM", quarter, OPEN, [1, 2, 1, 2], 2)),
+        indicator("sma(2)", "IBM", OPEN - MINUTE, 0.25),
+        indicator("sma(2)", "OTHER", OPEN, 0.75),
+    ];
+    let mut more = sealed_through(state(1), OPEN + 300 * MINUTE);
+    more.changes.extend(fresh.iter().cloned().map(up));
+    more.changes.sort_by_key(key);
+    let found = store.verify(&more).await.unwrap();
+    let keys: BTreeSet<Key> = found.iter().map(|difference| difference.key.clone()).collect();
+    assert_eq!(keys, fresh.iter().map(Output::key).collect());
+    assert!(found.iter().all(|difference| difference.was_due), "no alarm");
+    store.commit(&[sealed_through(closed(2, vec![]), OPEN + 300 * MINUTE)]).await.unwrap();
+    store.settle().await.unwrap();
+    let rows = "SELECT value || '' FROM indicators WHERE name = 'sma(2)' ORDER BY open_time";
+    assert_eq!(place.rows(rows).await, ["0.25", "0.75"]);
+    assert_eq!(place.rows("SELECT count(*) || '' FROM bars WHERE timeframe = '15m'").await, ["2"]);
+    assert_eq!(store.verify(&more).await.unwrap(), []);
 }
 
 async fn a_standby_waits_until_the_first_is_gone(place: Place) {

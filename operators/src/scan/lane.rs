@@ -1,28 +1,24 @@
 //! The consumers of one (symbol, timeframe)'s closed bars on this worker.
 
 use super::ScanOutput;
+use super::consumer::{BacktestConsumer, Tape, Tip, Trades, slots};
 use super::track::{GAP, Mark, Span, Track, retain, thin};
-use crate::backtest::{Backtest, ClosedTrade, ColumnEvents, Columns, DayPartial, Params, Replay, metrics, metrics_all};
+use crate::backtest::{Columns, Params, Replay};
 use crate::history::History;
 use crate::indicators::{Indicator, IndicatorSpec, Values};
 use crate::series::{Series, SeriesBar, utc_day};
 use marea_model::num::fixed_to_f64;
-use marea_model::output::MetricsWindow;
-use marea_model::recommendation::{Contribution, DecisionBar};
+use marea_model::recommendation::DecisionBar;
 use marea_model::strategy::ATR_PERIOD;
-use marea_model::{
-    BarBody, Delta, F64, IndicatorRow, Metrics, MetricsRow, Nanos, Output, Strategy, StrategyId, Symbol, Timeframe,
-    TradeRow,
-};
+use marea_model::{BarBody, Delta, F64, IndicatorRow, Nanos, Output, Strategy, StrategyId, Symbol, Timeframe};
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Days of the trailing window, the last closed bar's included.
-const TRAILING_DAYS: i32 = 30;
-/// Completed days kept beyond those: what may be deleted at the tip before a consumer must start over.
-const SPARE_DAYS: i32 = 7;
 /// Bars behind the tip that are kept as doubles beyond what the consumers look back at.
 const TAIL: usize = 256;
+/// Bars that are made doubles at a time for a pass over all of them.
+const BLOCK: usize = 1024;
 /// What the levels of a recommendation are measured in.
 pub(super) const DECISION_ATR: IndicatorSpec = IndicatorSpec::Atr { period: ATR_PERIOD };
 
@@ -47,21 +43,6 @@ struct IndicatorConsumer {
 /// An indicator, and its values at the last bar that it has seen.
 type Stepped = (Indicator, Values);
 
-struct BacktestConsumer {
-    strategy: Arc<Strategy>,
-    params: Params,
-    /// Where its state is.
-    slot: usize,
-    /// Completed UTC days, oldest first, from `days_from` on.
-    days: Vec<DayPartial>,
-    /// The merge of those in the trailing window, and its first day, until days change.
-    merged: Option<(i32, Option<DayPartial>)>,
-    days_from: i32,
-    /// What stands downstream.
-    contribution: Option<Box<Contribution>>,
-    metrics: Option<Box<[MetricsRow; 2]>>,
-}
-
 /// One (symbol, timeframe) and its consumers.
 pub(super) struct Lane {
     symbol: Symbol,
@@ -78,6 +59,8 @@ pub(super) struct Lane {
     /// Of all values of all visible indicators.
     names: Arc<[Arc<str>]>,
     backtests: Vec<BacktestConsumer>,
+    /// Whether one of them may have a contribution that stands.
+    speaks: bool,
     /// Whether rows were retracted in this epoch: then others may come in their place, and all go as deltas.
     retracts: bool,
     /// The decision bar without the bars that are forming, until closed bars change.
@@ -98,6 +81,38 @@ fn push(series: &mut Series, open_time: Nanos, body: &BarBody, scale: u8) {
         volume: fixed_to_f64(body.volume, 8),
         turnover: fixed_to_f64(body.turnover, scale) / 1e8,
     });
+}
+
+/// Closed bars as doubles, a block at a time: so they stay in the cache.
+struct Blocks<'a> {
+    history: &'a History,
+    scale: u8,
+    /// Bars kept before a block.
+    lookback: usize,
+    series: Series,
+    /// Bars so far.
+    at: usize,
+}
+
+impl<'a> Blocks<'a> {
+    fn new(lane: &Lane, history: &'a History) -> Self {
+        let (scale, lookback) = (lane.scale, lane.lookback);
+        Blocks { history, scale, lookback, series: Series::with_capacity(lookback + BLOCK), at: 0 }
+    }
+
+    /// The next bars before `end`, as their places in the series; none if there are none.
+    fn next(&mut self, end: usize) -> Option<Range<usize>> {
+        if self.at >= end {
+            return None;
+        }
+        self.series.drop_front(self.series.len().saturating_sub(self.lookback));
+        let (from, to) = (self.series.len(), end.min(self.at + BLOCK));
+        for (open_time, body) in self.history.bodies(self.at..to) {
+            push(&mut self.series, open_time, &body, self.scale);
+        }
+        self.at = to;
+        Some(from..self.series.len())
+    }
 }
 
 /// Adds a row, or cancels the opposite one that has just been added.
@@ -142,6 +157,7 @@ impl Lane {
             indicators: Vec::new(),
             names: Arc::from([]),
             backtests: Vec::new(),
+            speaks: false,
             retracts: false,
             settled: None,
             columns: Columns::new(),
@@ -224,65 +240,71 @@ impl Lane {
         let mut fresh: Vec<BacktestConsumer> = Vec::with_capacity(strategies.len());
         for strategy in strategies {
             let params = Params::new(strategy);
-            fresh.push(BacktestConsumer {
-                strategy: strategy.clone(),
-                slot: columns.add(&params),
-                params,
-                days: Vec::new(),
-                merged: None,
-                days_from: i32::MIN,
-                contribution: None,
-                metrics: None,
-            });
+            fresh.push(BacktestConsumer::new(strategy.clone(), params, columns.add(&params)));
         }
         self.grow_lookback(history, fresh.iter().map(|c| c.params.lookback()).max().unwrap_or(0));
-        let series = self.segment(history, 0, self.closed);
         let by_slot = slots(&fresh);
-        let key = (self.symbol, self.timeframe);
-        let rows = Trades::of(self.retracts, out);
-        columns.catch_up(
-            &self.mark_times(),
-            &series,
-            &mut Tape { key, consumers: &mut fresh, by_slot: &by_slot, rows },
-        );
+        let (key, rows) = ((self.symbol, self.timeframe), Trades::of(self.retracts, out));
+        let mut tape = Tape { key, consumers: &mut fresh, by_slot: &by_slot, rows };
+        let mut blocks = Blocks::new(self, history);
+        let before = tape.rows.len();
+        let mut foreseen = false;
+        let cut = |mark: &Mark| history.open_times()[..self.closed].partition_point(|time| *time <= mark.time);
+        for (mark, end) in self.marks.iter().map(cut).chain([self.closed]).enumerate() {
+            while let Some(bars) = blocks.next(end) {
+                columns.run(&blocks.series, bars, &mut tape);
+                if !foreseen && blocks.at >= self.closed / 8 {
+                    // The rest may have as many trades a bar as an eighth had.
+                    foreseen = true;
+                    tape.rows.reserve((tape.rows.len() - before) * 9);
+                }
+            }
+            if mark < self.marks.len() {
+                columns.mark();
+            }
+        }
         self.columns.join(columns, |from, to| fresh[by_slot[from]].slot = to);
         self.backtests.append(&mut fresh);
         self.by_slot = slots(&self.backtests);
     }
 
-    /// Stops a strategy and withdraws all that it said; or, where only its weight differs, carries on with `successor`.
-    /// Returns whether the successor is in place.
-    pub(super) fn remove_backtest(
-        &mut self,
-        id: StrategyId,
-        successor: Option<&Arc<Strategy>>,
-        history: &History,
-        out: &mut ScanOutput,
-    ) -> bool {
-        let Some(at) = self.backtests.iter().position(|c| c.strategy.id == id) else { return false };
-        if let Some(successor) = successor {
-            let same = Strategy {
-                weight: successor.weight,
-                symbols: successor.symbols.clone(),
-                ..(*self.backtests[at].strategy).clone()
-            };
-            if same == **successor {
-                self.backtests[at].strategy = successor.clone();
-                return true;
-            }
+    /// Puts `successor` in the place of the strategy of its id, where only the weight and the symbols differ. Returns
+    /// whether it is.
+    pub(super) fn carry_on(&mut self, successor: &Arc<Strategy>) -> bool {
+        let standing = self.backtests.iter_mut().find(|c| c.strategy.id == successor.id);
+        let Some(standing) = standing else { return false };
+        let weight = successor.weight;
+        let same = Strategy { weight, symbols: successor.symbols.clone(), ..(*standing.strategy).clone() };
+        if same != **successor {
+            return false;
         }
-        let (series, slot) = (self.segment(history, 0, self.closed), self.backtests[at].slot);
-        let key = (self.symbol, self.timeframe);
-        let (consumers, by_slot) = (&mut self.backtests, &self.by_slot);
+        standing.strategy = successor.clone();
+        true
+    }
+
+    /// Stops strategies and withdraws all that they said, in one pass over the history.
+    pub(super) fn remove_backtests(&mut self, gone: &BTreeSet<StrategyId>, history: &History, out: &mut ScanOutput) {
+        let leaves = |c: &BacktestConsumer| gone.contains(&c.strategy.id);
+        let leaving: Vec<usize> = self.backtests.iter().filter(|c| leaves(c)).map(|c| c.slot).collect();
+        if leaving.is_empty() {
+            return;
+        }
         self.retracts = true;
-        let rows = Trades::Deltas(&mut out.deltas);
-        self.columns.withdraw(slot, &series, &mut Tape { key, consumers, by_slot, rows });
-        self.columns.remove(slot);
-        let mut gone = self.backtests.swap_remove(at);
+        let mut columns = self.columns.afresh(&leaving);
+        let mut blocks = Blocks::new(self, history);
+        let (key, rows) = ((self.symbol, self.timeframe), Trades::Deltas(&mut out.deltas));
+        let mut tape = Tape { key, consumers: &mut self.backtests, by_slot: &self.by_slot, rows };
+        while let Some(bars) = blocks.next(self.closed) {
+            columns.withdraw(&blocks.series, bars, &mut tape);
+        }
+        leaving.iter().for_each(|slot| self.columns.remove(*slot));
+        let (left, stay) = std::mem::take(&mut self.backtests).into_iter().partition(leaves);
+        self.backtests = stay;
         self.by_slot = slots(&self.backtests);
-        gone.contribute(None, &self.tail, out);
-        gone.give_metrics(None, true, out);
-        false
+        for mut consumer in Vec::<BacktestConsumer>::from(left) {
+            consumer.contribute(None, &self.tail, out);
+            consumer.give_metrics(None, true, out);
+        }
     }
 
     /// Whether it has strategies.
@@ -393,10 +415,10 @@ impl Lane {
         let tip_day = closed.checked_sub(1).map(|last| utc_day(history.open_times()[last]));
         let mut first = self.marks.partition_point(|m| m.time < edits[0].open_time);
         // Deleting bars at the tip can move the trailing window onto days that were let go: then all of it again.
-        let start_over =
-            self.backtests.iter().any(|c| tip_day.is_some_and(|tip| tip - TRAILING_DAYS + 1 < c.days_from));
+        let start_over = tip_day.is_some_and(|tip| self.backtests.iter().any(|c| c.lacks_days(tip)));
         if start_over {
             first = 0;
+            self.backtests.iter_mut().for_each(BacktestConsumer::start_over);
         }
         let after = first.checked_sub(1).map(|m| self.marks[m].time);
         let start = after.map_or(0, |time| history.open_times().partition_point(|open_time| *open_time <= time));
@@ -433,22 +455,16 @@ impl Lane {
         let (consumers, by_slot) = (&mut self.backtests, &self.by_slot);
         let rows = Trades::Deltas(&mut out.deltas);
         self.columns.replay(&marks, replay, &mut Tape { key, consumers, by_slot, rows });
-        for consumer in &mut self.backtests {
-            // What was replayed may lie before days that stay.
-            consumer.days.sort_by_key(|day| day.day);
-            if start_over {
-                consumer.days_from = i32::MIN;
-            }
-        }
         self.closed = closed;
         self.rebuild_tail(history, closed);
     }
 
     /// What the strategies say now, where that has changed; nothing, unless recommendations rest on these bars.
     pub(super) fn contribute(&mut self, decisive: bool, out: &mut ScanOutput) {
-        if !decisive && self.backtests.iter().all(|consumer| consumer.contribution.is_none()) {
+        if !decisive && !self.speaks {
             return;
         }
+        self.speaks = decisive;
         for consumer in &mut self.backtests {
             let state = self.columns.get(consumer.slot);
             let tip = self.last_closed.filter(|_| decisive).zip(state.as_ref());
@@ -517,170 +533,5 @@ impl IndicatorConsumer {
             *values = machine.step(series, i);
             emit_indicator(key, names, values, series.open_time[i], diff, out);
         });
-    }
-}
-
-/// Which consumer has a slot.
-fn slots(consumers: &[BacktestConsumer]) -> Vec<usize> {
-    let mut by_slot = Vec::new();
-    for (at, consumer) in consumers.iter().enumerate() {
-        if by_slot.len() <= consumer.slot {
-            by_slot.resize(consumer.slot + 1, usize::MAX);
-        }
-        by_slot[consumer.slot] = at;
-    }
-    by_slot
-}
-
-/// Where rows of trades go.
-enum Trades<'a> {
-    /// They are new.
-    Rows(&'a mut Vec<TradeRow>),
-    /// They come or go.
-    Deltas(&'a mut Vec<Delta>),
-}
-
-impl<'a> Trades<'a> {
-    fn of(retracts: bool, out: &'a mut ScanOutput) -> Self {
-        if retracts { Trades::Deltas(&mut out.deltas) } else { Trades::Rows(&mut out.rows.trades) }
-    }
-}
-
-/// Takes down what backtests do: rows of trades, and completed days.
-struct Tape<'a> {
-    key: (Symbol, Timeframe),
-    consumers: &'a mut [BacktestConsumer],
-    by_slot: &'a [usize],
-    rows: Trades<'a>,
-}
-
-impl ColumnEvents for Tape<'_> {
-    fn trade(&mut self, slot: usize, diff: i64, trade: &ClosedTrade) {
-        let id = self.consumers[self.by_slot[slot]].strategy.id;
-        let row = trade.row(id, self.key.0, self.key.1);
-        match &mut self.rows {
-            Trades::Rows(rows) => rows.push(row),
-            Trades::Deltas(deltas) => deltas.push(Delta { output: Output::Trade(row), diff }),
-        }
-    }
-
-    fn day(&mut self, slot: usize, day: &DayPartial) {
-        let consumer = &mut self.consumers[self.by_slot[slot]];
-        consumer.merged = None;
-        if consumer.days.len() == consumer.days.capacity() {
-            consumer.days.reserve_exact(4);
-        }
-        consumer.days.push(*day);
-    }
-
-    fn withdraw_days(&mut self, slot: usize, range: Range<i32>) {
-        let consumer = &mut self.consumers[self.by_slot[slot]];
-        consumer.merged = None;
-        consumer.days.retain(|day| !range.contains(&day.day));
-    }
-}
-
-/// The last closed bar of a symbol, and what a strategy has made of all bars up to it.
-struct Tip<'a> {
-    symbol: Symbol,
-    as_of: Nanos,
-    state: &'a Backtest,
-}
-
-impl BacktestConsumer {
-    /// Lets go of days that are far out of the trailing window.
-    fn forget_days(&mut self, as_of: Nanos) {
-        let oldest = utc_day(as_of) - TRAILING_DAYS + 1;
-        if self.days.first().is_some_and(|d| d.day < oldest - 2 * SPARE_DAYS) {
-            self.days.retain(|d| d.day >= oldest - SPARE_DAYS);
-            self.days_from = oldest - SPARE_DAYS;
-        }
-    }
-
-    /// The metrics of the trailing window. Its completed days are merged once a day, not once a bar.
-    fn trailing(&mut self, state: &Backtest) -> Metrics {
-        let current = state.day();
-        let first = current.day - (TRAILING_DAYS - 1);
-        let merged = match self.merged {
-            Some((of, merged)) if of == first => merged,
-            _ => {
-                let mut days = self.days.iter().filter(|day| (first..current.day).contains(&day.day));
-                let mut merged = days.next().copied();
-                if let Some(merged) = &mut merged {
-                    days.for_each(|day| merged.merge(day));
-                }
-                self.merged = Some((first, merged));
-                merged
-            }
-        };
-        match merged {
-            None => metrics(current, &self.params),
-            Some(mut window) => {
-                window.merge(current);
-                metrics(&window, &self.params)
-            }
-        }
-    }
-
-    /// Emits the contribution as of the last closed bar, and withdraws what stood; nothing where both agree.
-    fn contribute(&mut self, tip: Option<Tip<'_>>, tail: &Series, out: &mut ScanOutput) {
-        let fresh = tip.map(|tip| {
-            self.forget_days(tip.as_of);
-            Box::new(self.says(&tip, tail))
-        });
-        if fresh != self.contribution {
-            out.contributions.extend(self.contribution.take().map(|row| (*row, -1)));
-            out.contributions.extend(fresh.clone().map(|row| (*row, 1)));
-            self.contribution = fresh;
-        }
-    }
-
-    /// Emits the metrics as of the last closed bar, where they have changed.
-    fn give_metrics(&mut self, tip: Option<Tip<'_>>, retracts: bool, out: &mut ScanOutput) {
-        let fresh = tip.map(|tip| self.figures(tip));
-        let as_deltas =
-            |rows: [MetricsRow; 2], diff| rows.map(|row| Delta { output: Output::Metrics(Box::new(row)), diff });
-        match (&mut self.metrics, fresh) {
-            (Some(standing), Some(fresh)) if !retracts => {
-                let changed = fresh.iter().zip(&**standing).filter(|(new, old)| new != old);
-                out.rows.metrics.extend(changed.map(|(new, _)| *new));
-                **standing = fresh;
-            }
-            (None, Some(fresh)) if !retracts => {
-                out.rows.metrics.extend(fresh);
-                self.metrics = Some(Box::new(fresh));
-            }
-            (standing, fresh) => {
-                out.deltas.extend(standing.take().into_iter().flat_map(|rows| as_deltas(*rows, -1)));
-                out.deltas.extend(fresh.into_iter().flat_map(|rows| as_deltas(rows, 1)));
-                *standing = fresh.map(Box::new);
-            }
-        }
-    }
-
-    fn figures(&mut self, Tip { symbol, as_of, state }: Tip<'_>) -> [MetricsRow; 2] {
-        self.forget_days(as_of);
-        let (strategy, timeframe) = (self.strategy.id, self.strategy.timeframe);
-        let row = |window, metrics| MetricsRow { strategy, symbol, timeframe, window, as_of, metrics };
-        [row(MetricsWindow::All, metrics_all(state, &self.params)), row(MetricsWindow::Days30, self.trailing(state))]
-    }
-
-    fn says(&mut self, tip: &Tip<'_>, tail: &Series) -> Contribution {
-        let Tip { symbol, state, .. } = *tip;
-        let trailing = self.trailing(state);
-        Contribution {
-            symbol,
-            strategy: self.strategy.id,
-            timeframe: self.strategy.timeframe,
-            kind: self.strategy.kind,
-            weight: self.strategy.weight,
-            side: state.standing_side(),
-            confidence: F64(state.confidence(&self.params)),
-            trades: trailing.trades,
-            trailing_return: trailing.total_return,
-            sharpe: trailing.sharpe,
-            win_rate: trailing.win_rate,
-            values: state.values(&self.params, tail, tail.len().saturating_sub(1)).map(|v| v.map(F64)),
-        }
     }
 }

@@ -12,11 +12,12 @@
 //! - **Who does what**: a symbol's bars, indicators and decision bar come from the worker that owns it
 //!   ([`owner`]); its strategies are spread over all workers by a hash of (strategy, symbol).
 //! - **State**: one exact columnar history a (symbol, timeframe), rolled up here so that a worker holds it once; a state
-//!   a consumer, and some 70 checkpoints of it over a million bars (gap ≤ max(64, distance to the tip ÷ 5)).
-//! - **Cost**: a closed bar costs one step a consumer; an edit `d` bars back at most `2·(d + max(64, d ÷ 5))` steps a
+//!   a consumer, and some 60 checkpoints of it over a million bars (gap ≤ max(64, distance to the tip ÷ 4)).
+//! - **Cost**: a closed bar costs one step a consumer; an edit `d` bars back at most `2·(d + max(64, d ÷ 4))` steps a
 //!   consumer, whatever the history before it; a new consumer one pass over the history.
 //! - **Frontier**: output at epoch e is complete when the input frontier has passed e.
 
+mod consumer;
 mod lane;
 #[cfg(test)]
 mod tests;
@@ -286,14 +287,14 @@ impl Scan {
                 let (history, timeframe) = (self.rollup.history_at(number, level), self.rollup.timeframes()[level]);
                 let runs = |s: &Strategy| runs(s, symbol, timeframe, index, peers);
                 let mut carried: BTreeSet<StrategyId> = BTreeSet::new();
-                let mut changed = false;
+                let mut leaving: BTreeSet<StrategyId> = BTreeSet::new();
                 for id in lane.strategies().filter(|id| gone.contains_key(id)).collect::<Vec<_>>() {
-                    changed = true;
                     let successor = gone.get(&id).and_then(Option::as_ref).filter(|s| runs(s));
-                    if lane.remove_backtest(id, successor, history, out) {
-                        carried.insert(id);
-                    }
+                    let carries_on = successor.is_some_and(|successor| lane.carry_on(successor));
+                    if carries_on { carried.insert(id) } else { leaving.insert(id) };
                 }
+                let changed = !carried.is_empty() || !leaving.is_empty();
+                lane.remove_backtests(&leaving, history, out);
                 let added: Vec<_> = fresh.iter().filter(|s| runs(s) && !carried.contains(&s.id)).cloned().collect();
                 lane.add_backtests(&added, history, out);
                 if changed || !added.is_empty() {

@@ -7,7 +7,7 @@ use marea_model::Nanos;
 pub(super) const GAP: u64 = 64;
 
 /// How many marks there may be before they are thinned.
-const CROWD: usize = 72;
+const CROWD: usize = 60;
 
 /// An instant of a lane at which the states of all its consumers are kept: each as of the last bar that opened at or
 /// before it. The bar itself may since have been deleted.
@@ -18,8 +18,8 @@ pub(super) struct Mark {
     pub(super) count: u64,
 }
 
-/// Which marks stay: neighbours no further apart than `max(GAP, distance to the tip ÷ 5)`, none while there are few.
-/// Some 70 are left of a million bars.
+/// Which marks stay: neighbours no further apart than `max(GAP, distance to the tip ÷ 4)`, none while there are few.
+/// Some 60 are left of a million bars.
 pub(super) fn thin(marks: &[Mark], tip: u64) -> Option<Vec<bool>> {
     if marks.len() < CROWD {
         return None;
@@ -28,7 +28,7 @@ pub(super) fn thin(marks: &[Mark], tip: u64) -> Option<Vec<bool>> {
     let mut last = 0;
     for here in 1..marks.len() - 1 {
         let next = marks[here + 1].count;
-        if next.saturating_sub(last) <= GAP.max(tip.saturating_sub(next) / 5) {
+        if next.saturating_sub(last) <= GAP.max(tip.saturating_sub(next) / 4) {
             keep[here] = false;
         } else {
             last = marks[here].count;
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_million_bars_keep_some_seventy_marks() {
+    fn a_million_bars_keep_some_sixty_marks() {
         let mut marks: Vec<Mark> = Vec::new();
         for count in (GAP..=1_000_000).step_by(GAP as usize) {
             marks.push(Mark { time: count as Nanos, count });
@@ -130,11 +130,11 @@ mod tests {
                 retain(&mut marks, &keep);
             }
         }
-        assert!((60..=75).contains(&marks.len()), "{}", marks.len());
+        assert!((50..=62).contains(&marks.len()), "{}", marks.len());
         for pair in marks.windows(2) {
-            // A fifth of the distance when it was thinned; a few more bars have come since.
+            // A fourth of the distance when it was thinned; a few more bars have come since.
             let gap = pair[1].count - pair[0].count;
-            assert!(gap <= GAP.max((1_000_000 - pair[1].count) / 5 + GAP), "{gap} at {}", pair[1].count);
+            assert!(gap <= GAP.max((1_000_000 - pair[1].count) / 4 + GAP), "{gap} at {}", pair[1].count);
         }
     }
 }

@@ -13,6 +13,11 @@ type Word = [u64; LANES];
 /// Words of every strategy, and those more with stops or targets.
 const PLAIN: usize = 33;
 const STOPS: usize = 6;
+/// The most that a group has.
+const MOST: usize = PLAIN + STOPS + 3;
+
+/// Words in a block: 4 KiB, so that the allocator rounds next to nothing up.
+const BLOCK: usize = 64;
 
 /// The words that a rule's state takes; others than crossings are kept whole.
 fn averages((crossing, _): Kind) -> usize {
@@ -58,11 +63,59 @@ pub(super) fn place(kinds: impl Iterator<Item = Kind>, at: usize) -> Place {
     places(kinds)[at]
 }
 
+/// The words of all groups, in blocks that are full but for the last.
+#[derive(Clone, Default, Debug)]
+struct Words(Vec<Box<[Word]>>);
+
+impl Words {
+    fn of(count: usize) -> Self {
+        let block = |from| vec![[0; LANES]; BLOCK.min(count - from)].into_boxed_slice();
+        Words((0..count).step_by(BLOCK).map(block).collect())
+    }
+
+    fn len(&self) -> usize {
+        self.0.last().map_or(0, |last| (self.0.len() - 1) * BLOCK + last.len())
+    }
+
+    fn grow(&mut self, more: usize) {
+        let count = self.len() + more;
+        let mut last = self.0.pop_if(|last| last.len() < BLOCK).map(Vec::from).unwrap_or_default();
+        let rest = count - self.0.len() * BLOCK;
+        last.resize(rest.min(BLOCK), [0; LANES]);
+        self.0.push(last.into_boxed_slice());
+        self.0.extend(Words::of(rest.saturating_sub(BLOCK)).0);
+    }
+
+    /// A group's words.
+    fn load(&self, place: Place) -> [Word; MOST] {
+        let mut words = [[0; LANES]; MOST];
+        let (mut to, mut at) = (&mut words[..place.words()], place.word);
+        while !to.is_empty() {
+            let part = &self.0[at / BLOCK][at % BLOCK..];
+            let count = part.len().min(to.len());
+            let (here, later) = to.split_at_mut(count);
+            here.copy_from_slice(&part[..count]);
+            (to, at) = (later, at + count);
+        }
+        words
+    }
+
+    fn store(&mut self, place: Place, words: &[Word; MOST]) {
+        let (mut from, mut at) = (&words[..place.words()], place.word);
+        while !from.is_empty() {
+            let part = &mut self.0[at / BLOCK][at % BLOCK..];
+            let count = part.len().min(from.len());
+            part[..count].copy_from_slice(&from[..count]);
+            (from, at) = (&from[count..], at + count);
+        }
+    }
+}
+
 /// A checkpoint of all groups.
 #[derive(Clone, Default, Debug)]
 pub(super) struct Saved {
     pub(super) clock: Clock,
-    words: Vec<Word>,
+    words: Words,
     /// Of each group and lane: the side + 1, 4 if pending, 8 if stopped.
     flags: Vec<[u8; LANES]>,
     /// Of the groups whose rules are no crossings.
@@ -114,7 +167,7 @@ impl Saved {
         let whole = places.iter().filter(|place| place.kind.0.is_none()).count();
         Saved {
             clock: Clock::default(),
-            words: vec![[0; LANES]; words],
+            words: Words::of(words),
             flags: vec![[0; LANES]; places.len()],
             rules: vec![Vec::new(); whole],
         }
@@ -123,8 +176,7 @@ impl Saved {
     /// Makes room for one more group.
     pub(super) fn open(&mut self, kind: Kind) {
         let words = Place { kind, at: 0, word: 0, rule: 0 }.words();
-        self.words.reserve_exact(words);
-        self.words.resize(self.words.len() + words, [0; LANES]);
+        self.words.grow(words);
         self.flags.reserve_exact(1);
         self.flags.push([0; LANES]);
         if kind.0.is_none() {
@@ -142,7 +194,7 @@ impl Saved {
     pub(super) fn bytes(&self) -> usize {
         let rules: usize = self.rules.iter().map(|r| r.capacity() * size_of::<RuleState>()).sum();
         let vecs = self.rules.capacity() * size_of::<Vec<RuleState>>();
-        self.words.capacity() * size_of::<Word>() + self.flags.capacity() * LANES + rules + vecs
+        self.words.len() * size_of::<Word>() + self.flags.capacity() * LANES + rules + vecs
     }
 
     /// Keeps a group's state at a clock. Whether that is what it had kept, the clock aside.
@@ -153,10 +205,10 @@ impl Saved {
             *at = word;
         };
         let mut same = true;
-        let words = &mut self.words[place.word..place.word + place.words()];
+        let mut words = self.words.load(place);
         for lane in lanes(seats.live) {
             let Backtest { mut book, rule } = state.get(seats, lane, clock);
-            let mut rows = words.iter_mut();
+            let mut rows = words[..place.words()].iter_mut();
             exchange(&mut book, place.kind.1, |word| {
                 if let Some(row) = rows.next() {
                     put(&mut row[lane], word);
@@ -180,15 +232,16 @@ impl Saved {
                 rules[lane] = rule;
             }
         }
+        self.words.store(place, &words);
         same && differs == 0
     }
 
     /// A group's state as it was kept.
     pub(super) fn read(&self, place: Place, seats: &Seats) -> State {
         let mut state = State::new(seats);
-        let words = &self.words[place.word..place.word + place.words()];
+        let words = self.words.load(place);
         for lane in lanes(seats.live) {
-            state.put(seats, lane, &self.backtest(place, words, seats, lane));
+            state.put(seats, lane, &self.backtest(place, &words[..place.words()], seats, lane));
         }
         state
     }
@@ -229,10 +282,11 @@ impl Saved {
 
     /// Copies what another checkpoint keeps of a strategy.
     pub(super) fn copy(&mut self, to: Place, seat: usize, theirs: &Saved, from: Place, lane: usize) {
-        let (mine, their) = (&mut self.words[to.word..], &theirs.words[from.word..from.word + from.words()]);
+        let (mut mine, their) = (self.words.load(to), theirs.words.load(from));
         for (mine, their) in mine.iter_mut().zip(their) {
             mine[seat] = their[lane];
         }
+        self.words.store(to, &mine);
         self.flags[to.at][seat] = theirs.flags[from.at][lane];
         if to.kind.0.is_none() {
             let (mine, their) = (&mut self.rules[to.rule], &theirs.rules[from.rule]);

@@ -171,14 +171,23 @@ proptest! {
             let at = (share * seats.len() as f64) as usize;
             if *share > 0.4 && !seats.is_empty() {
                 let (slot, _) = seats.swap_remove(at);
-                columns.withdraw(slot, &series, &mut standing);
+                let (mut again, middle) = (columns.afresh(&[slot]), (share * series.len() as f64) as usize);
+                again.withdraw(&series, 0..middle, &mut standing);
+                again.withdraw(&series, middle..series.len(), &mut standing);
                 columns.remove(slot);
                 prop_assert_eq!(columns.get(slot), None);
                 prop_assert!(standing.0.remove(&slot).is_none_or(|r| r.trades.is_empty()));
             }
             let (mut late, late_seats) = seated(Level::new(), &[*params, all[0]]);
             let mut told = Standing::default();
-            late.catch_up(&marks, &series, &mut told);
+            let mut at = 0;
+            for mark in &marks {
+                let cut = series.open_time.partition_point(|time| time <= mark).max(at);
+                late.run(&series, at..cut, &mut told);
+                late.mark();
+                at = cut;
+            }
+            late.run(&series, at..series.len(), &mut told);
             let mut moved = Vec::new();
             columns.join(late, |from, to| moved.push((from, to)));
             for (from, to) in moved {

@@ -339,6 +339,8 @@ pub(crate) enum Seen<'a> {
     },
     /// Metrics of a strategy.
     Metrics(&'a MetricsRow),
+    /// Metrics that stand no more.
+    NoMetrics(&'a MetricsRow),
     /// A verdict on a symbol has changed.
     Verdict(Symbol),
 }
@@ -373,6 +375,7 @@ fn each_change(changes: &[Change], mut see: impl FnMut(Seen<'_>)) {
                 see(Seen::Indicator { symbol, open_time, name: &row.name, value });
             }
             Change::Upsert(Output::Metrics(row)) => see(Seen::Metrics(row)),
+            Change::Delete(Output::Metrics(row)) => see(Seen::NoMetrics(row)),
             Change::Upsert(Output::Verdict(row)) => see(Seen::Verdict(row.symbol)),
             _ => {}
         }

@@ -19,7 +19,7 @@ use marea_model::{
 use marea_operators::bars::BarUpsert;
 use marea_operators::scan::ScanOutput;
 use marea_sources::Input;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 const PART: &str = "w2";
@@ -129,7 +129,7 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> anyhow::Result<()> 
     let (mut whole, mut part) = (Vec::new(), Vec::new());
     let (mut scan_at_once, mut scan_by_bar, mut graph_by_bar) = (Vec::new(), Vec::new(), Vec::new());
     let mut graph = Graph::with_history(&setup, symbol, &closes)?;
-    let mut graph_at_once = Vec::new();
+    let (mut graph_at_once, mut graph_removed) = (Vec::new(), Vec::new());
     for _ in 0..options.rounds {
         let (expected, took) = timed(|| loops::w2(&prices, &variants));
         if bars == 500_000 {
@@ -142,7 +142,7 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> anyhow::Result<()> 
         let (sum, took) = graph.add(&variants)?;
         agree(&sum, &expected)?;
         graph_at_once.push(took);
-        graph.remove(&variants)?;
+        graph_removed.push(graph.remove(&variants)?);
         let (expected, took) = timed(|| loops::w2(&prices[..few], &variants));
         part.push(took);
         let (sum, took) = scan_by_bar_once(&setup, symbol, &closes[..few], &variants)?;
@@ -158,6 +158,9 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> anyhow::Result<()> 
     let note = "until all metrics have come out of the graph";
     let in_graph = row(at_once("the graph"), bars, &whole, &graph_at_once).goal(Goal::RatioAtLeast(2.0));
     report.add(in_graph.note(note));
+    let what = format!("{}, removed at once from the graph", name(bars));
+    let removed = Row::time(PART, what, ("ms", 1e3), &whole, &graph_removed);
+    report.add(removed.note("until all metrics and trades are withdrawn; baseline: the loop that computes them"));
     let by_bar = |place: &str| format!("{}, one closed bar an epoch, {place}", name(few));
     report.add(row(by_bar("scan"), few, &part, &scan_by_bar).goal(Goal::RatioAtLeast(1.0)));
     report.add(row(by_bar("graph"), few, &part, &graph_by_bar).goal(Goal::RatioAtLeast(1.0)));
@@ -235,7 +238,8 @@ fn graph_by_bar_once(
 }
 
 /// What the graph's reader hands on: the rows of metrics of an epoch.
-type Rows = Vec<(StrategyId, Metrics)>;
+/// None where they stand no more.
+type Rows = Vec<(StrategyId, Option<Metrics>)>;
 
 /// A graph that holds the history, and a tick of the bar after it, which stays open.
 struct Graph {
@@ -255,12 +259,10 @@ impl Graph {
         let (mut session, outputs) = Session::start(setup)?;
         let seen = tap(outputs, |closed| {
             let mut rows = Rows::new();
-            each_row(closed, |seen| {
-                if let Seen::Metrics(row) = seen
-                    && row.window == MetricsWindow::All
-                {
-                    rows.push((row.strategy, row.metrics));
-                }
+            each_row(closed, |seen| match seen {
+                Seen::Metrics(row) if row.window == MetricsWindow::All => rows.push((row.strategy, Some(row.metrics))),
+                Seen::NoMetrics(row) if row.window == MetricsWindow::All => rows.push((row.strategy, None)),
+                _ => {}
             });
             (!rows.is_empty()).then_some(rows)
         });
@@ -295,15 +297,27 @@ impl Graph {
         self.session.cut_all()?;
         while standing.0.len() < variants.len() {
             let (_, rows) = self.seen.recv_timeout(Duration::from_secs(600)).context("no metrics came out")?;
-            standing.0.extend(rows);
+            standing.0.extend(rows.into_iter().filter_map(|(id, metrics)| Some((id, metrics?))));
         }
         let took = watch.took();
         Ok((standing.sum(variants)?, took))
     }
 
-    fn remove(&mut self, variants: &[Variant]) -> anyhow::Result<()> {
+    /// Removes variants at once: until none of their metrics stands, so that nothing of it is left to be done when the
+    /// next are added.
+    fn remove(&mut self, variants: &[Variant]) -> anyhow::Result<Took> {
+        let watch = Stopwatch::start();
         self.session.push(Input::Config(variants.iter().map(|v| delete(*v)).collect()));
-        Ok(self.session.cut_all()?)
+        self.session.cut_all()?;
+        let mut standing: HashSet<StrategyId> =
+            variants.iter().map(|(fast, slow)| StrategyId::new(&format!("v-{fast}-{slow}"))).collect::<Result<_, _>>()?;
+        while !standing.is_empty() {
+            let (_, rows) = self.seen.recv_timeout(Duration::from_secs(600)).context("metrics did not go")?;
+            rows.iter().filter(|(_, metrics)| metrics.is_none()).for_each(|(id, _)| {
+                standing.remove(id);
+            });
+        }
+        Ok(watch.took())
     }
 
     /// Adds one variant while a tick comes every 100 µs: from the edit until its metrics are out.

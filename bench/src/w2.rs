@@ -309,8 +309,10 @@ impl Graph {
         let watch = Stopwatch::start();
         self.session.push(Input::Config(variants.iter().map(|v| delete(*v)).collect()));
         self.session.cut_all()?;
-        let mut standing: HashSet<StrategyId> =
-            variants.iter().map(|(fast, slow)| StrategyId::new(&format!("v-{fast}-{slow}"))).collect::<Result<_, _>>()?;
+        let mut standing: HashSet<StrategyId> = variants
+            .iter()
+            .map(|(fast, slow)| StrategyId::new(&format!("v-{fast}-{slow}")))
+            .collect::<Result<_, _>>()?;
         while !standing.is_empty() {
             let (_, rows) = self.seen.recv_timeout(Duration::from_secs(600)).context("metrics did not go")?;
             rows.iter().filter(|(_, metrics)| metrics.is_none()).for_each(|(id, _)| {

@@ -298,10 +298,10 @@ impl Lane {
             columns.withdraw(&blocks.series, bars, &mut tape);
         }
         leaving.iter().for_each(|slot| self.columns.remove(*slot));
-        let (left, stay) = std::mem::take(&mut self.backtests).into_iter().partition(leaves);
+        let (left, stay): (Vec<_>, Vec<_>) = std::mem::take(&mut self.backtests).into_iter().partition(leaves);
         self.backtests = stay;
         self.by_slot = slots(&self.backtests);
-        for mut consumer in Vec::<BacktestConsumer>::from(left) {
+        for mut consumer in left {
             consumer.contribute(None, &self.tail, out);
             consumer.give_metrics(None, true, out);
         }

@@ -291,7 +291,11 @@ impl Scan {
                 for id in lane.strategies().filter(|id| gone.contains_key(id)).collect::<Vec<_>>() {
                     let successor = gone.get(&id).and_then(Option::as_ref).filter(|s| runs(s));
                     let carries_on = successor.is_some_and(|successor| lane.carry_on(successor));
-                    if carries_on { carried.insert(id) } else { leaving.insert(id) };
+                    if carries_on {
+                        carried.insert(id)
+                    } else {
+                        leaving.insert(id)
+                    };
                 }
                 let changed = !carried.is_empty() || !leaving.is_empty();
                 lane.remove_backtests(&leaving, history, out);

@@ -1,7 +1,9 @@
-//! One base bucket until it seals: the accumulator of its bar. Its ticks stand in the symbol's log; busts and
-//! corrections beside it ([`Edits`]), so that a repeated record is still known as the same.
+//! One base bucket until it seals: the accumulator of its bar. Its trades in order are retained for all
+//! symbols, its other ticks stand in the symbol's log; busts and corrections beside it ([`Edits`]), so that a repeated record is still known as the same.
 
-use super::log::{Key, Log, Trade};
+use super::hot::Hot;
+use super::log::{Key, Trade};
+use super::retained::Pieces;
 use marea_model::{BarBody, Cursor, Event, Nanos, Price, Size};
 use std::collections::BTreeMap;
 
@@ -56,6 +58,8 @@ pub(super) fn is_small(price: i64, size: i64) -> bool {
 #[derive(Debug)]
 pub(super) struct Bucket {
     pub(super) open_time: Nanos,
+    /// Where its trades in order stand.
+    pub(super) pieces: Pieces,
     /// Its entry among the touched buckets of this epoch.
     pub(super) touched: u32,
     /// A trade in it was busted or corrected since the body was built.
@@ -73,7 +77,15 @@ const NO_BAR: BarBody =
 
 impl Bucket {
     pub(super) fn new(open_time: Nanos) -> Self {
-        Bucket { open_time, touched: UNTOUCHED, dirty: false, edited: false, body: NO_BAR, gross: 0 }
+        Bucket {
+            open_time,
+            pieces: Pieces::NONE,
+            touched: UNTOUCHED,
+            dirty: false,
+            edited: false,
+            body: NO_BAR,
+            gross: 0,
+        }
     }
 
     /// The bar that stands. Only true after [`Bucket::settle`] if a trade was busted or corrected.
@@ -92,40 +104,24 @@ impl Bucket {
         self.gross.checked_add(turnover.abs())
     }
 
-    /// Small trades that come after all of this bucket, in order. It must be roomy.
+    /// Small trades that come after all of this bucket, added up. It must be roomy.
     #[inline]
-    pub(super) fn append(&mut self, trades: &[Trade]) {
-        debug_assert!(trades.len() < 1 << 17, "their sizes may overflow");
-        let [first, .., last] = trades else {
-            if let [only] = trades {
-                self.gross += only.price.turnover(only.size);
-                self.include(only.price, only.size, false, true);
-            }
-            return;
-        };
-        let (mut high, mut low) = (first.price, first.price);
-        let (mut volume, mut turnover) = (0_u64, 0_u128);
-        for trade in trades {
-            high = high.max(trade.price);
-            low = low.min(trade.price);
-            // 2^17 small sizes fit u64, and there are never so many.
-            volume += trade.size.0 as u64;
-            turnover += u128::from(trade.price.0 as u64) * u128::from(trade.size.0 as u64);
-        }
-        self.gross += turnover as i128;
+    pub(super) fn append(&mut self, trades: &Hot) {
+        self.gross += trades.turnover as i128;
         if self.dirty {
             return;
         }
         let body = &mut self.body;
+        let (high, low) = (Price(trades.high), Price(trades.low));
         if body.count == 0 {
-            *body = BarBody { open: first.price, high, low, close: last.price, ..NO_BAR };
+            *body = BarBody { open: Price(trades.open), high, low, ..NO_BAR };
         }
         body.high = body.high.max(high);
         body.low = body.low.min(low);
-        body.close = last.price;
-        body.volume += i128::from(volume);
-        body.turnover += turnover as i128;
-        body.count += trades.len() as u64;
+        body.close = Price(trades.close);
+        body.volume += i128::from(trades.volume);
+        body.turnover += trades.turnover as i128;
+        body.count += u64::from(trades.count);
     }
 
     /// A tick anywhere, counted at `gross` (of a trade) in the bar; whether it is the first and the last in the log.
@@ -175,19 +171,27 @@ impl Bucket {
         true
     }
 
-    /// Rebuilds the bar, which ends before `close_time`, from the log, if it has to be.
-    pub(super) fn settle(&mut self, close_time: Nanos, log: &Log<Trade>, edits: &BTreeMap<Key, Edits>) {
-        if !std::mem::take(&mut self.dirty) {
-            return;
-        }
+    /// Whether the bar must be rebuilt.
+    pub(super) fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// Rebuilds the bar, which ends before `close_time`, from its trades.
+    pub(super) fn settle(
+        &mut self,
+        close_time: Nanos,
+        trades: impl Iterator<Item = Trade>,
+        edits: &BTreeMap<Key, Edits>,
+    ) {
+        self.dirty = false;
         self.body = NO_BAR;
         let key = |event_time| Key { event_time, seq: 0 };
         let mut edits = edits.range(key(self.open_time)..key(close_time)).peekable();
-        for trade in log.between(self.open_time, close_time) {
+        for trade in trades {
             // An edit without a target is held, so that there may be some between two trades.
             while edits.next_if(|(key, _)| **key < trade.key).is_some() {}
             let edits = edits.next_if(|(key, _)| **key == trade.key);
-            let effective = edits.map_or(Some((trade.price, trade.size)), |(_, edits)| edits.effective(trade));
+            let effective = edits.map_or(Some((trade.price, trade.size)), |(_, edits)| edits.effective(&trade));
             if let Some((price, size)) = effective {
                 self.include(price, size, false, true);
             }

@@ -72,6 +72,23 @@ impl<T> Pool<T> {
     }
 }
 
+/// What is there at a key, or else beside it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Around<T> {
+    /// The greatest key before, if the key itself is not there.
+    pub(super) before: Option<Key>,
+    /// What is there.
+    pub(super) found: Option<T>,
+    /// Likewise the least key after.
+    pub(super) after: Option<Key>,
+}
+
+impl<T> Default for Around<T> {
+    fn default() -> Self {
+        Around { before: None, found: None, after: None }
+    }
+}
+
 /// Where an entry stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Place {
@@ -97,16 +114,6 @@ impl<T: Entry> Log<T> {
     pub(super) fn bytes(&self) -> usize {
         let entries: usize = self.chunks.iter().chain([&self.tail]).map(Vec::capacity).sum();
         entries * size_of::<T>()
-    }
-
-    /// Appends entries, rising, after all that are there.
-    pub(super) fn extend(&mut self, mut entries: &[T], pool: &mut Pool<T>) {
-        while !entries.is_empty() {
-            self.rotate(pool);
-            let (these, others) = entries.split_at(entries.len().min(CHUNK - self.tail.len()));
-            self.tail.extend_from_slice(these);
-            entries = others;
-        }
     }
 
     /// Makes room in the tail for an entry in order.
@@ -177,6 +184,24 @@ impl<T: Entry> Log<T> {
         }
         chunk.insert(at, entry);
         [before, after]
+    }
+
+    /// The entry of a key, or else the keys beside it.
+    pub(super) fn around(&self, key: Key) -> Around<T> {
+        let Place { chunk, at } = self.lower_bound(key);
+        let entry = match self.chunk(chunk).get(at) {
+            None if chunk < self.chunks.len() => self.chunk(chunk + 1).first(),
+            entry => entry,
+        };
+        let before = match at.checked_sub(1) {
+            Some(at) => self.chunk(chunk).get(at),
+            None => chunk.checked_sub(1).and_then(|i| self.chunk(i).last()),
+        };
+        let before = before.map(Entry::key);
+        match entry {
+            Some(entry) if entry.key() == key => Around { before: None, found: Some(*entry), after: None },
+            entry => Around { before, found: None, after: entry.map(Entry::key) },
+        }
     }
 
     /// The entries of `[from, to)`, in order.

@@ -1,6 +1,11 @@
 use super::*;
-use marea_model::{Instrument, Partition, Record};
+use marea_model::{
+    Amend, Cursor, Event, Instrument, Instruments, Partition, Price, PriceSource, Progress, Record, Sealed, Size, Tick,
+    Ticks, Timeframe,
+};
 use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 const S: Nanos = 1_000_000_000;
 /// A minute, so that nothing here depends on 1970 being the origin.
@@ -592,6 +597,44 @@ proptest! {
             }
         }
         prop_assert_eq!(desk.total.held, 0);
+    }
+
+    /// Most trades come in order, in batches that are left where they are; late ones, repeats, busts and corrections find
+    /// them there, and in the end too little of them is wanted.
+    #[test]
+    fn what_was_retained_is_found_again(
+        batches in prop::collection::vec(
+            (prop::collection::vec((0_i64..4, 0_usize..3, 1_i64..6), 0..40), prop::collection::vec((0_i64..600, 0_i64..4, 0_usize..3, event()), 0..6)),
+            1..20,
+        ),
+        slow in 0_usize..3,
+    ) {
+        let (mut desk, mut naive) = (Desk::new(), Naive::default());
+        let (mut now, mut sealed) = (0, T0 - S);
+        let symbol = |i: usize| Symbol::new(["A", "IBM", "Z"][i]).unwrap();
+        for (trades, others) in batches {
+            let mut arriving = Vec::new();
+            for (on, i, price) in trades {
+                now += on;
+                // One of them is far behind.
+                let event_time = T0 + (now - if i == slow { now / 4 } else { 0 }) * (S / 20);
+                arriving.push((event_time, i, Event::Trade { price: Price(price), size: Size(1) }));
+            }
+            let mut others = others;
+            others.retain(|(.., event)| !matches!(event, Event::Amend(_)));
+            let back = |(back, _, i, event): (i64, i64, usize, Event)| (T0 + (now - back).max(0) * (S / 20), i, event);
+            let epochs = [arriving, others.into_iter().map(back).collect()];
+            for arriving in epochs {
+                let tick = |(event_time, i, event)| Tick { symbol: symbol(i), event_time, seq: 0, event };
+                let arriving: Vec<Tick> = arriving.into_iter().map(tick).filter(|t| t.event_time >= sealed).collect();
+                arriving.iter().for_each(|tick| naive.arrive(tick));
+                sealed = sealed.max(T0 + (now * 3 / 4 - 60) * (S / 20));
+                naive.seal(sealed);
+                desk.epoch(arriving, Some(sealed));
+                prop_assert_eq!(&desk.state, &naive.bars(sealed));
+                prop_assert_eq!(desk.total, naive.counts(sealed));
+            }
+        }
     }
 
     #[test]

@@ -1,0 +1,287 @@
+//! The kernel: the loop over ticks, and what an epoch gives.
+
+use super::bucket::{Edit, UNTOUCHED};
+use super::hot::Hot;
+use super::log::{Key, QuoteTick, Trade};
+use super::names::SymbolIndex;
+use super::retained::{MOST, NOT_MINE};
+use super::shared::{Outcome, Shared, Touched};
+use super::symbol::SymbolState;
+use super::{BarUpsert, BarsOutput, QuoteUpdate};
+use crate::scan::owner;
+use marea_model::ticks::RowKind;
+use marea_model::{Event, Instruments, Nanos, Price, Progress, Sealed, Size, Symbol, TickSlice, Ticks, Timeframe};
+use std::cmp::Reverse;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// The kernel: ticks in, bars, latest quotes, dead letters and counts out.
+pub struct Bars {
+    /// This worker, of so many: the symbols that it owns.
+    index: usize,
+    peers: usize,
+    names: SymbolIndex,
+    hot: Vec<Hot>,
+    pub(super) symbols: Vec<SymbolState>,
+    /// Of the batch that was read last: the number of each code of its dictionary.
+    batch: Option<Arc<Ticks>>,
+    numbers: Arc<[u32]>,
+    /// Symbols with appended trades.
+    active: Vec<u32>,
+    pub(super) shared: Shared,
+}
+
+impl Bars {
+    /// No tick seen yet. Price source and scale of a symbol are those of its first record, for ever.
+    pub fn new(instruments: Arc<Instruments>, base: Timeframe) -> Self {
+        Bars {
+            index: 0,
+            peers: 1,
+            names: SymbolIndex::default(),
+            hot: Vec::new(),
+            symbols: Vec::new(),
+            batch: None,
+            numbers: Arc::from([]),
+            active: Vec::new(),
+            shared: Shared::new(instruments, base),
+        }
+    }
+
+    /// The same, for worker `index` of `peers`: ticks of symbols that others own are passed over.
+    pub fn of_worker(self, index: usize, peers: usize) -> Self {
+        let mut bars = Bars { index, peers, ..self };
+        bars.shared.retained.set_alone(peers == 1);
+        bars
+    }
+
+    /// Takes in an epoch: all its ticks, then how far the input has come at its end.
+    pub fn epoch(&mut self, ticks: &[TickSlice], progress: Option<Progress>) -> BarsOutput {
+        for slice in ticks {
+            self.read(slice);
+        }
+        if let Some(progress) = progress {
+            self.shared.sealed_through = self.shared.sealed_through.max(progress.sealed_through);
+        }
+        self.seal();
+        self.output()
+    }
+
+    /// Bytes of the ticks that have not sealed. Costs a look at each symbol's chunks.
+    pub fn bytes(&self) -> usize {
+        let logs: usize = self.symbols.iter().map(|state| state.trades.bytes() + state.quotes.bytes()).sum();
+        logs + self.shared.retained.bytes()
+    }
+
+    /// Takes over what has sealed before this process: before the first epoch, whose ticks are then those of bars that have
+    /// not.
+    pub fn restore(&mut self, sealed: &Sealed, sealed_through: Nanos) {
+        self.shared.sealed_through = sealed_through;
+        for (symbol, open_time, body) in &sealed.bars {
+            if let Some((state, shared)) = self.number(*symbol) {
+                state.appear(shared);
+                // By open time: the last one stays. What is read once more comes after it.
+                state.last_price = Some(body.close);
+                shared.sealed.push(BarUpsert { symbol: *symbol, open_time: *open_time, body: Some(*body) });
+            }
+        }
+        for (symbol, quote) in &sealed.quotes {
+            if let Some((state, shared)) = self.number(*symbol) {
+                state.quote = *quote;
+                state.appear(shared);
+            }
+        }
+        for tick in &sealed.amends {
+            let Event::Amend(amend) = &tick.event else { continue };
+            if let Some((state, shared)) = self.number(tick.symbol) {
+                state.appear(shared);
+                let amended = state.amends.entry(tick.event_time).or_default();
+                amended.known.insert((**amend).clone());
+                amended.given = Some(amended.body());
+            }
+        }
+    }
+
+    /// The state of a symbol, if it is this worker's.
+    fn number(&mut self, symbol: Symbol) -> Option<(&mut SymbolState, &mut Shared)> {
+        if owner(symbol, self.peers) != self.index {
+            return None;
+        }
+        let number = self.names.number(symbol);
+        if number == self.symbols.len() {
+            let (hot, state) = SymbolState::new(number, symbol, &self.shared.instruments);
+            self.hot.push(hot);
+            self.symbols.push(state);
+            self.shared.known = self.symbols.len();
+        }
+        Some((&mut self.symbols[number], &mut self.shared))
+    }
+
+    fn number_symbols(&mut self, ticks: &Arc<Ticks>) {
+        if self.batch.as_ref().is_some_and(|batch| Arc::ptr_eq(batch, ticks)) {
+            return;
+        }
+        let mut numbers = Vec::with_capacity(ticks.symbols().len());
+        for symbol in ticks.symbols() {
+            numbers.push(self.number(*symbol).map_or(NOT_MINE, |(state, _)| state.number));
+        }
+        self.numbers = numbers.into();
+        self.batch = Some(Arc::clone(ticks));
+    }
+
+    fn read(&mut self, slice: &TickSlice) {
+        self.number_symbols(&slice.ticks);
+        for from in slice.rows.clone().step_by(MOST) {
+            let rows = from..slice.rows.end.min(from + MOST);
+            self.shared.retained.begin(&slice.ticks, rows.clone(), &self.numbers);
+            let passed = match slice.ticks.all_trades() {
+                true => self.rows::<true>(&slice.ticks, rows.clone()),
+                false => self.rows::<false>(&slice.ticks, rows.clone()),
+            };
+            self.shared.retained.advance(&slice.ticks, rows.end, &self.numbers);
+            self.shared.retained.end(rows.len(), passed);
+            for number in &self.active {
+                let number = *number as usize;
+                self.symbols[number].fold(&mut self.hot[number], &mut self.shared);
+            }
+        }
+    }
+
+    /// Reads some rows; how many of them were more than trades in order.
+    fn rows<const TRADES: bool>(&mut self, ticks: &Ticks, rows: Range<usize>) -> usize {
+        let (codes, kinds) = (&ticks.codes()[rows.clone()], &ticks.kinds()[rows.clone()]);
+        let (times, seqs) = (&ticks.event_times()[rows.clone()], &ticks.seqs()[rows.clone()]);
+        let (firsts, seconds) = (&ticks.firsts()[rows.clone()], &ticks.seconds()[rows.clone()]);
+        let columns = codes.iter().zip(kinds).zip(times.iter().zip(seqs)).zip(firsts.iter().zip(seconds));
+        let numbers = Arc::clone(&self.numbers);
+        let mut passed = 0;
+        for (row, (((code, kind), (time, seq)), (first, second))) in columns.enumerate() {
+            let number = numbers[*code as usize];
+            // There is none of a symbol that another worker owns.
+            let Some(hot) = self.hot.get_mut(number as usize) else { continue };
+            let key = Key { event_time: *time, seq: *seq };
+            let is_trade = TRADES || *kind == RowKind::Trade;
+            if is_trade && hot.takes(key, *first, *second) {
+                hot.add(key, *first, *second);
+                continue;
+            }
+            let trade = Trade { key, price: Price(*first), size: Size(*second) };
+            if is_trade && self.symbols[number as usize].open(hot, &mut self.shared, trade) {
+                if !std::mem::replace(&mut hot.active, true) {
+                    self.active.push(number);
+                }
+            } else {
+                passed += 1;
+                self.row(ticks, rows.start + row, number);
+            }
+        }
+        passed
+    }
+
+    /// A row that is not just a trade in order.
+    #[inline(never)]
+    fn row(&mut self, ticks: &Ticks, row: usize, number: u32) {
+        let (symbol, hot) = (&mut self.symbols[number as usize], &mut self.hot[number as usize]);
+        let shared = &mut self.shared;
+        shared.retained.advance(ticks, row, &self.numbers);
+        let key = Key { event_time: ticks.event_times()[row], seq: ticks.seqs()[row] };
+        let (first, second) = (ticks.firsts()[row], ticks.seconds()[row]);
+        let outcome = match ticks.kinds()[row] {
+            RowKind::Quote => {
+                let (bid_size, ask_size) = ticks.quote_sizes(row);
+                symbol.quote(hot, shared, QuoteTick { key, bid: Price(first), ask: Price(second), bid_size, ask_size })
+            }
+            RowKind::Trade => {
+                symbol.fold(hot, shared);
+                symbol.trade(hot, shared, Trade { key, price: Price(first), size: Size(second) })
+            }
+            RowKind::Edit => {
+                symbol.fold(hot, shared);
+                let cursor = ticks.cursor(row);
+                match ticks.event(row) {
+                    Event::Correction { rev, price, size } => {
+                        symbol.edit(shared, key, Edit::Correction { rev, price, size }, cursor)
+                    }
+                    Event::Amend(amend) => symbol.amend(shared, key.event_time, &amend),
+                    _ => symbol.edit(shared, key, Edit::Bust, cursor),
+                }
+            }
+        };
+        shared.retained.pass();
+        match outcome {
+            Outcome::Accepted => shared.counts.accepted += 1,
+            other => shared.count(other, ticks.cursor(row), || ticks.tick(row)),
+        }
+    }
+
+    fn seal(&mut self) {
+        let through = self.shared.sealed_through;
+        while let Some(Reverse((at, number))) =
+            self.shared.timers.peek().copied().filter(|Reverse((at, _))| *at <= through)
+        {
+            self.shared.timers.pop();
+            let symbol = &mut self.symbols[number as usize];
+            if symbol.due == at {
+                symbol.seal(&mut self.shared);
+            }
+        }
+        if through == Nanos::MIN {
+            return;
+        }
+        let Shared { retained, base, trades, .. } = &mut self.shared;
+        retained.free_before(base.open_time(through));
+        let symbols = &mut self.symbols;
+        let mut keep = |number: u32, trade: Trade| symbols[number as usize].keep(*base, trade, trades);
+        while retained.give_up(&mut keep) {}
+    }
+
+    fn output(&mut self) -> BarsOutput {
+        let shared = &mut self.shared;
+        let mut bars = std::mem::take(&mut shared.sealed);
+        bars.reserve(self.active.len() + shared.touched.len() + shared.amended.len());
+        for number in self.active.drain(..) {
+            self.hot[number as usize].active = false;
+            self.symbols[number as usize].give_appended(&mut bars);
+        }
+        let mut touched = std::mem::take(&mut shared.touched);
+        for Touched { symbol: number, open_time, before, sealed } in touched.drain(..) {
+            let symbol = &mut self.symbols[number as usize];
+            let body = match sealed {
+                Some(body) => body,
+                None => {
+                    let newest = symbol.buckets.len().wrapping_sub(1);
+                    let i = match symbol.buckets.get(newest) {
+                        Some(bucket) if bucket.open_time == open_time => newest,
+                        _ => symbol.buckets.partition_point(|bucket| bucket.open_time < open_time),
+                    };
+                    let bucket = &mut symbol.buckets[i];
+                    bucket.touched = UNTOUCHED;
+                    symbol.settle(i, shared);
+                    symbol.buckets[i].standing()
+                }
+            };
+            if body != before {
+                bars.push(BarUpsert { symbol: symbol.symbol, open_time, body });
+            }
+        }
+        shared.touched = touched;
+        for (symbol, open_time) in shared.amended.drain(..) {
+            let symbol = &mut self.symbols[symbol as usize];
+            if let Some(amended) = symbol.amends.get_mut(&open_time) {
+                amended.queued = false;
+                let body = amended.body();
+                if amended.given.replace(body) != Some(body) {
+                    bars.push(BarUpsert { symbol: symbol.symbol, open_time, body });
+                }
+            }
+        }
+        let mut quotes = Vec::with_capacity(shared.quoted.len());
+        for number in shared.quoted.drain(..) {
+            let symbol = &mut self.symbols[number as usize];
+            symbol.quoted = false;
+            quotes.push(QuoteUpdate { symbol: symbol.symbol, quote: symbol.quote });
+        }
+        let mut dead = std::mem::take(&mut shared.dead);
+        dead.sort_unstable();
+        BarsOutput { bars, quotes, dead, counts: std::mem::take(&mut shared.counts) }
+    }
+}

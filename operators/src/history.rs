@@ -1,7 +1,7 @@
 //! The bars of one (symbol, timeframe), by open time, exact.
 //!
 //! * Memory: 72 bytes a bar, the open time in a column of its own and everything else in one cache line; beside it at
-//!   most an eighth of the open times, and the rest of a block of 64 bars. A volume beyond ± 9.2e10 units or a count
+//!   most a quarter of the open times, and the rest of a block of 64 bars. A volume beyond ± 9.2e10 units or a count
 //!   beyond 4.2e9 takes some 70 bytes aside.
 //! * Cost: append and replace the last bar O(1), without ever moving a bar; find O(log n); replace O(log n); insert or
 //!   remove in the middle moves what is after it, and a look-up near the end is as cheap as the distance to it.
@@ -188,8 +188,18 @@ impl History {
 
     fn reserve(&mut self) {
         if self.open_time.len() == self.open_time.capacity() {
-            self.open_time.reserve_exact(8 + self.open_time.len() / 8);
+            self.open_time.reserve_exact(8 + self.open_time.len() / 4);
         }
+    }
+
+    /// Gives the last bar another body.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn replace_last(&mut self, body: &BarBody) {
+        let i = self.len() - 1;
+        self.forget_wide(i);
+        self.blocks[i / BLOCK][i % BLOCK] = self.pack(self.open_time[i], body);
     }
 
     /// Puts a bar in, replaces it, or takes it out (`None`); gives what stood there.

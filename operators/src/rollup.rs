@@ -13,7 +13,7 @@
 //!   past is closed at once.
 //! * A bar with a sum that leaves i128 or u64 stands in no timeframe above its children: it is left out, like a gap,
 //!   until its sums fit. So is every bar that would hold it.
-//! * State: one [`History`] a symbol and timeframe (68 bytes a bar, 76.5 with slack), and the fold of all but the last
+//! * State: one [`History`] a symbol and timeframe (72 bytes a bar, 74 with slack), and the fold of all but the last
 //!   child of the newest bar.
 //! * Cost: a change of the last child O(1) a timeframe, of an earlier one the children of the bars that hold it. Bars
 //!   close by timers, one a symbol and timeframe: symbols that have nothing to close cost nothing.
@@ -163,7 +163,7 @@ impl Level {
                         if old == *body {
                             return false;
                         }
-                        self.history.set(open_time, Some(*body));
+                        self.history.replace_last(body);
                         self.tail.get_or_insert((newest, Some(old)));
                         return true;
                     }

@@ -78,6 +78,28 @@ impl Series {
         self.turnover.push(bar.turnover);
     }
 
+    /// Replaces bar `i`.
+    pub fn set(&mut self, i: usize, bar: SeriesBar) {
+        self.open_time[i] = bar.open_time;
+        self.open[i] = bar.open;
+        self.high[i] = bar.high;
+        self.low[i] = bar.low;
+        self.close[i] = bar.close;
+        self.volume[i] = bar.volume;
+        self.turnover[i] = bar.turnover;
+    }
+
+    /// Puts a bar in before bar `i`.
+    pub fn insert(&mut self, i: usize, bar: SeriesBar) {
+        self.open_time.insert(i, bar.open_time);
+        self.open.insert(i, bar.open);
+        self.high.insert(i, bar.high);
+        self.low.insert(i, bar.low);
+        self.close.insert(i, bar.close);
+        self.volume.insert(i, bar.volume);
+        self.turnover.insert(i, bar.turnover);
+    }
+
     /// Bar `i`.
     pub fn bar(&self, i: usize) -> SeriesBar {
         SeriesBar {

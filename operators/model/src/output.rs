@@ -324,6 +324,12 @@ impl IndicatorBars {
         self.open_times.is_empty()
     }
 
+    /// Makes room for more bars, with so many values in all.
+    pub fn reserve(&mut self, bars: usize, values: usize) {
+        self.open_times.reserve(bars);
+        self.values.reserve(values);
+    }
+
     /// Appends a row for each of these bars of one symbol, all undefined; gives their values to be filled in, bar by bar,
     /// in the order of `names`.
     pub fn extend(

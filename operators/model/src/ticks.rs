@@ -359,7 +359,9 @@ impl Ticks {
 
 impl Extend<Record> for Ticks {
     fn extend<I: IntoIterator<Item = Record>>(&mut self, records: I) {
-        records.into_iter().for_each(|record| self.push(record.cursor, record.tick));
+        let records = records.into_iter();
+        self.reserve(records.size_hint().0);
+        records.for_each(|record| self.push(record.cursor, record.tick));
     }
 }
 

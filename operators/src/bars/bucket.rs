@@ -33,6 +33,11 @@ impl From<Edit> for Event {
 pub(super) struct Edits(pub(super) BTreeMap<Edit, Cursor>);
 
 impl Edits {
+    /// Whether the trade never was.
+    pub(super) fn is_bust(&self) -> bool {
+        matches!(self.0.last_key_value(), Some((Edit::Bust, _)))
+    }
+
     /// What the trade really was: none if it never was.
     pub(super) fn effective(&self, original: &Trade) -> Option<(Price, Size)> {
         match self.0.last_key_value() {
@@ -64,8 +69,6 @@ pub(super) struct Bucket {
     pub(super) touched: u32,
     /// A trade in it was busted or corrected since the body was built.
     dirty: bool,
-    /// A trade in it was ever busted or corrected: positions in the log say nothing about open and close.
-    edited: bool,
     /// The bar; none stands while its count is 0. Wrong while `dirty`.
     body: BarBody,
     /// Σ |price · size| of the trades in the bar, at most `i128::MAX`: then no order of adding them up overflows.
@@ -77,15 +80,7 @@ const NO_BAR: BarBody =
 
 impl Bucket {
     pub(super) fn new(open_time: Nanos) -> Self {
-        Bucket {
-            open_time,
-            pieces: Pieces::NONE,
-            touched: UNTOUCHED,
-            dirty: false,
-            edited: false,
-            body: NO_BAR,
-            gross: 0,
-        }
+        Bucket { open_time, pieces: Pieces::NONE, touched: UNTOUCHED, dirty: false, body: NO_BAR, gross: 0 }
     }
 
     /// The bar that stands. Only true after [`Bucket::settle`] if a trade was busted or corrected.
@@ -124,12 +119,14 @@ impl Bucket {
         body.count += u64::from(trades.count);
     }
 
-    /// A tick anywhere, counted at `gross` (of a trade) in the bar; whether it is the first and the last in the log.
-    pub(super) fn insert(&mut self, price: Price, size: Size, gross: i128, first: bool, last: bool) {
+    /// A tick anywhere, counted at `gross` (of a trade) in the bar; whether it is the first and the last in it, none if
+    /// that is not known.
+    pub(super) fn insert(&mut self, price: Price, size: Size, gross: i128, ends: Option<[bool; 2]>) {
         self.gross = gross;
-        // In an edited bucket the neighbours in the log may not be in the bar: only the end is certain.
-        self.dirty |= self.edited && !last;
-        self.include(price, size, first, last);
+        match ends {
+            Some([first, last]) => self.include(price, size, first, last),
+            None => self.dirty = true,
+        }
     }
 
     /// Σ |price · size| of the trades in it.
@@ -167,8 +164,25 @@ impl Bucket {
         let turnover = |trade: Option<(Price, Size)>| trade.map_or(0, |(p, s)| p.turnover(s).abs());
         let Some(gross) = (self.gross - turnover(before)).checked_add(turnover(after)) else { return false };
         self.gross = gross;
-        (self.dirty, self.edited) = (true, true);
+        match before {
+            _ if self.dirty => {}
+            // A price that is none of its four is nowhere to be seen in the bar.
+            Some((price, size)) if self.is_inside(price) => {
+                self.body.volume -= i128::from(size.0);
+                self.body.turnover -= price.turnover(size);
+                self.body.count -= 1;
+                if let Some((price, size)) = after {
+                    self.include(price, size, false, false);
+                }
+            }
+            _ => self.dirty = true,
+        }
         true
+    }
+
+    fn is_inside(&self, price: Price) -> bool {
+        let BarBody { open, high, low, close, .. } = self.body;
+        low < price && price < high && price != open && price != close
     }
 
     /// Whether the bar must be rebuilt.

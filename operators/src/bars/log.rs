@@ -1,5 +1,6 @@
-//! The unsealed ticks of a symbol, sorted by (event_time, seq), in chunks: appended at the end in O(1), inserted anywhere
-//! by moving what is after it in its chunk, freed from the front chunk by chunk.
+//! The unsealed ticks of a symbol that did not come in order or are no plain trades, sorted by (event_time, seq), in
+//! chunks: appended at the end in O(1), inserted anywhere by moving what is after it in its chunk, freed from the front
+//! chunk by chunk.
 //!
 //! Memory: 32 bytes a trade, 48 a quote, in chunks of 256. Chunks that are full hold no slack, one that late ticks were
 //! put into an eighth at most; the last one of a symbol and the first, which is freed as a whole, are over and above.

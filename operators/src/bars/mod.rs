@@ -17,12 +17,13 @@
 //! * Overflow: a trade or correction whose Σ|price · size| of the bar would leave i128, or a quote whose mid leaves i64,
 //!   is a dead letter `overflow` and not in the log. Which of several trades is one too many depends on the order of
 //!   arrival; nothing else here does. (It takes three trades of the greatest price and size.)
-//! * State: per symbol the latest quote, its unsealed ticks ([`log`]: 32 bytes a trade, 48 a quote) and its open buckets
-//!   ([`bucket`]: 144 bytes). Ticks are freed when their buckets have sealed; all amends of a bar are kept for ever.
-//! * Cost: a trade in order is one append to its symbol's log; bars are made of what was appended symbol by symbol, at
-//!   the epoch's end or before anything else happens to the symbol. A late tick costs O(log n) and moving what is after
-//!   it in its chunk; a bust or correction rebuilds its one bar, once an epoch. Sealing looks only at symbols that have
-//!   something to seal.
+//! * State: trades that came in order, left in the batches that brought them ([`retained`]: 36 to 39 bytes each); per
+//!   symbol the latest quote, its other unsealed ticks ([`log`]: 32 bytes a trade, 48 a quote) and its open buckets
+//!   ([`bucket`]: 128 bytes). Ticks are freed when their buckets have sealed; all amends of a bar are kept for ever.
+//! * Cost: a trade in order is added to its symbol's bar ([`hot`]), and that is all; of small batches it is copied once.
+//!   A late tick, bust or correction first has the batch that holds its bar's trades indexed, once, some nanoseconds a
+//!   row; then it costs O(log n), and a bust or correction the rebuilding of its one bar, once an epoch. Sealing looks
+//!   only at symbols that have something to seal.
 //! * The output frontier promises: all bars, quotes, dead letters and counts of the epochs before it.
 
 mod bucket;

@@ -1,6 +1,6 @@
 //! Records that are more than a trade in order: late and doubtful trades, quotes, busts and corrections, amends.
 
-use super::bucket::{Bucket, Edit};
+use super::bucket::{Bucket, Edit, Edits};
 use super::hot::Hot;
 use super::log::{Around, Key, QuoteTick, Trade};
 use super::shared::{Fault, Outcome, Shared};
@@ -43,15 +43,23 @@ impl SymbolState {
         hot.last = hot.last.max(key);
         if makes_bars {
             self.touch(shared, i);
-            let bucket = &mut self.buckets[i];
-            let neighbours = [around.before, around.after];
-            let [first, last] = if is_late { ends(neighbours, bucket.open_time, shared.base) } else { [false, true] };
-            bucket.insert(trade.price, trade.size, gross, first, last);
+            let ends = if is_late { self.ends(shared, i, &around) } else { Some([false, true]) };
+            self.buckets[i].insert(trade.price, trade.size, gross, ends);
             self.priced(shared, trade.price);
         }
         self.appear(shared);
         self.release(shared, key);
         Outcome::Accepted
+    }
+
+    /// Whether a trade between these neighbours is the first and the last of its bar; none if that is not known, since
+    /// one of them was busted.
+    fn ends(&self, shared: &Shared, i: usize, around: &Around<Trade>) -> Option<[bool; 2]> {
+        let neighbours = [around.before, around.after];
+        let ends = ends(neighbours, self.buckets[i].open_time, shared.base);
+        let is_bust = |key: Key| self.edits.get(&key).is_some_and(Edits::is_bust);
+        let known = |(key, end): (Option<Key>, bool)| end || !key.is_some_and(is_bust);
+        neighbours.into_iter().zip(ends).all(known).then_some(ends)
     }
 
     pub(super) fn quote(&mut self, hot: &mut Hot, shared: &mut Shared, quote: QuoteTick) -> Outcome {
@@ -93,7 +101,7 @@ impl SymbolState {
             self.touch(shared, i);
             let bucket = &mut self.buckets[i];
             let [first, last] = ends(neighbours, bucket.open_time, shared.base);
-            bucket.insert(price, Size(0), bucket.gross(), first, last);
+            bucket.insert(price, Size(0), bucket.gross(), Some([first, last]));
             self.priced(shared, price);
         }
         self.latest(shared, quote);

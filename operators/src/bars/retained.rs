@@ -455,3 +455,63 @@ impl Retained {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use marea_model::{Cursor, Event, Partition, Record, Symbol, Tick};
+
+    fn batch(rows: usize) -> Ticks {
+        let partition = Partition::new("p").unwrap();
+        let record = |i: usize| {
+            let symbol = Symbol::new(["A", "B", "C"][i % 3]).unwrap();
+            let event = Event::Trade { price: Price(1), size: Size(1) };
+            let tick = Tick { symbol, event_time: i as Nanos, seq: 0, event };
+            Record { cursor: Cursor { partition, offset: i as u64, row: 0 }, tick }
+        };
+        (0..rows).map(record).collect()
+    }
+
+    /// Left in its batch or copied, indexed or not.
+    #[test]
+    fn a_retained_trade_is_within_40_bytes() {
+        const ROWS: usize = 6_000;
+        let numbers: Arc<[u32]> = Arc::from([0, 1, 2]);
+        for (rows, copies) in [(ROWS, false), (COLUMNS, true)] {
+            let (mut retained, mut pieces) = (Retained::new(), Pieces::NONE);
+            for _ in 0..ROWS / rows {
+                let ticks = Arc::new(batch(rows));
+                retained.copies = copies;
+                retained.begin(&ticks, 0..rows, &numbers);
+                retained.advance(&ticks, rows, &numbers);
+                pieces.add(retained.newest(), rows as u32);
+            }
+            let count = pieces.rows();
+            assert!(retained.bytes() <= 40 * count, "{} bytes for {count}", retained.bytes());
+            let found = retained.around(1, 3, pieces, Key { event_time: 4, seq: 0 });
+            assert_eq!(found.found.map(|trade| trade.key.event_time), Some(4));
+            assert!(retained.bytes() <= 40 * count, "{} bytes for {count}, indexed", retained.bytes());
+        }
+    }
+
+    /// One row that seals late keeps neither its piece nor those behind it for long.
+    #[test]
+    fn what_nobody_wants_is_given_up() {
+        let numbers: Arc<[u32]> = Arc::from([0, 1, 2]);
+        let mut retained = Retained::new();
+        let mut kept = 0;
+        for _ in 0..100 {
+            let ticks = Arc::new(batch(30));
+            retained.begin(&ticks, 0..30, &numbers);
+            retained.advance(&ticks, 30, &numbers);
+            retained.want(30);
+            // All have sealed but one.
+            retained.forget(29);
+            let mut keep = |_, trade: Trade| trade.key.event_time == 29;
+            while retained.give_up(&mut keep) {
+                kept += 1;
+            }
+        }
+        assert!(retained.rows <= 2 * retained.wanted + SLACK && kept > 90, "{} {kept}", retained.rows);
+    }
+}

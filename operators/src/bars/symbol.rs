@@ -201,20 +201,25 @@ impl SymbolState {
             }
         }
         let mut sealed = None;
-        while let Some(mut bucket) = self.buckets.pop_front_if(|bucket| shared.is_sealed(bucket.open_time)) {
-            let open_time = bucket.open_time;
-            let close_time = shared.close_time(open_time);
-            self.settle_bucket(&mut bucket, shared);
-            shared.retained.forget(bucket.pieces.rows());
-            let body = bucket.standing();
+        let over = self.buckets.iter().take_while(|bucket| shared.is_sealed(bucket.open_time)).count();
+        for i in 0..over {
+            self.settle(i, shared);
+            let Bucket { open_time, touched, pieces, .. } = self.buckets[i];
+            shared.retained.forget(pieces.rows());
+            sealed = Some(shared.close_time(open_time));
+            let before = self.before_appends(open_time);
+            if touched == UNTOUCHED && before.is_none() && self.unsealed_amends.is_empty() {
+                continue;
+            }
+            let body = self.buckets[i].standing();
             let last = self.seal_amends(shared, open_time).unwrap_or(body);
-            if let Some(touched) = shared.touched.get_mut(bucket.touched as usize) {
+            if let Some(touched) = shared.touched.get_mut(touched as usize) {
                 touched.sealed = Some(last);
-            } else if last != self.before_appends(open_time).unwrap_or(body) {
+            } else if last != before.unwrap_or(body) {
                 shared.sealed.push(BarUpsert { symbol: self.symbol, open_time, body: last });
             }
-            sealed = Some(close_time);
         }
+        self.buckets.drain(..over);
         if let Some(close_time) = sealed {
             while self.edits.first_key_value().is_some_and(|(key, _)| key.event_time < close_time) {
                 self.edits.pop_first();

@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// Bars behind the tip that are kept as doubles beyond what the consumers look back at.
-const TAIL: usize = 256;
+const TAIL: usize = 128;
 /// Bars that are made doubles at a time for a pass over all of them.
 const BLOCK: usize = 1024;
 /// What the levels of a recommendation are measured in.
@@ -54,6 +54,8 @@ pub(super) struct Lane {
     /// The last closed bars, as doubles.
     tail: Series,
     lookback: usize,
+    /// The values of all visible indicators at the last bars of the tail, bar by bar; NaN where undefined.
+    kept: Vec<f64>,
     marks: Vec<Mark>,
     indicators: Vec<IndicatorConsumer>,
     /// Of all values of all visible indicators.
@@ -72,7 +74,11 @@ pub(super) struct Lane {
 }
 
 fn push(series: &mut Series, open_time: Nanos, body: &BarBody, scale: u8) {
-    series.push(SeriesBar {
+    series.push(series_bar(open_time, body, scale));
+}
+
+fn series_bar(open_time: Nanos, body: &BarBody, scale: u8) -> SeriesBar {
+    SeriesBar {
         open_time,
         open: body.open.to_f64(scale),
         high: body.high.to_f64(scale),
@@ -80,7 +86,7 @@ fn push(series: &mut Series, open_time: Nanos, body: &BarBody, scale: u8) {
         close: body.close.to_f64(scale),
         volume: fixed_to_f64(body.volume, 8),
         turnover: fixed_to_f64(body.turnover, scale) / 1e8,
-    });
+    }
 }
 
 /// Closed bars as doubles, a block at a time: so they stay in the cache.
@@ -153,6 +159,7 @@ impl Lane {
             last_closed: None,
             tail: Series::new(),
             lookback: 1,
+            kept: Vec::new(),
             marks: Vec::new(),
             indicators: Vec::new(),
             names: Arc::from([]),
@@ -169,6 +176,11 @@ impl Lane {
     pub(super) fn mark_bytes(&self) -> usize {
         // Most lanes of a wide market have none yet.
         if self.marks.is_empty() { 0 } else { self.marks.len() * self.columns.mark_bytes() }
+    }
+
+    /// How many values of indicators a bar has.
+    pub(super) fn width(&self) -> usize {
+        self.names.len()
     }
 
     fn mark_times(&self) -> Vec<Nanos> {
@@ -198,6 +210,7 @@ impl Lane {
 
     fn rebuild_tail(&mut self, history: &History, closed: usize) {
         self.tail = self.segment(history, closed.saturating_sub(self.lookback + TAIL), closed);
+        self.kept.clear();
     }
 
     /// Starts the indicators whose values are given, before there is any bar.
@@ -334,10 +347,10 @@ impl Lane {
             if back > 0 {
                 let bar = |i: usize| Edit { open_time: history.open_times()[i], old: None, new: Some(history.body(i)) };
                 let past: Vec<Edit> = (self.closed..self.closed + back).map(bar).collect();
-                self.edit(&past, history, out);
+                self.rewrite(&past, history, out);
             }
         } else if !past.is_empty() {
-            self.edit(past, history, out);
+            self.rewrite(past, history, out);
         }
         self.append(history, closed, out);
         self.last_closed = self.closed.checked_sub(1).map(|last| history.open_times()[last]);
@@ -373,9 +386,12 @@ impl Lane {
                     }
                 });
             }
-            let (consumers, by_slot) = (&mut self.backtests, &self.by_slot);
-            let mut tape = Tape { key, consumers, by_slot, rows: Trades::of(self.retracts, out) };
-            self.columns.run(&self.tail, from..to, &mut tape);
+            self.kept.extend_from_slice(values);
+            if !self.backtests.is_empty() {
+                let (consumers, by_slot) = (&mut self.backtests, &self.by_slot);
+                let mut tape = Tape { key, consumers, by_slot, rows: Trades::of(self.retracts, out) };
+                self.columns.run(&self.tail, from..to, &mut tape);
+            }
             self.closed += block;
             if self.closed.is_multiple_of(GAP as usize) {
                 self.mark();
@@ -384,6 +400,8 @@ impl Lane {
         let keep = self.lookback + TAIL;
         if self.tail.len() > 2 * keep {
             self.tail.drop_front(self.tail.len() - keep);
+            let kept = self.kept.len().min(self.tail.len() * self.names.len());
+            self.kept.drain(..self.kept.len() - kept);
         }
     }
 
@@ -403,6 +421,104 @@ impl Lane {
             }
             self.columns.retain_marks(&keep);
         }
+    }
+
+    /// Rewrites the past.
+    fn rewrite(&mut self, edits: &[Edit], history: &History, out: &mut ScanOutput) {
+        if !self.mend(edits, out) {
+            self.edit(edits, history, out);
+        }
+    }
+
+    /// Rewrites the past where all of it is near and there are indicators alone: only the new side is stepped, and held
+    /// against the values that were kept; those that differ are given as rows. Whether it was such an edit.
+    fn mend(&mut self, edits: &[Edit], out: &mut ScanOutput) -> bool {
+        let [earliest, ..] = edits else { return true };
+        let (begin, width) = (self.closed - self.tail.len(), self.names.len());
+        let from = self.tail.open_time.partition_point(|open_time| *open_time < earliest.open_time);
+        let first = self.marks.partition_point(|mark| mark.time < earliest.open_time);
+        let after = first.checked_sub(1).map(|mark| self.marks[mark].time);
+        let start = after.map_or(0, |time| self.tail.open_time.partition_point(|open_time| *open_time <= time));
+        let is_near = begin == 0 || after.is_some() && start >= self.lookback;
+        let is_kept = self.kept.len() >= (self.tail.len() - from) * width;
+        if !is_near || !is_kept || !self.backtests.is_empty() || edits.iter().any(|edit| edit.new.is_none()) {
+            return false;
+        }
+        let missing = self.tail.len() * width - self.kept.len();
+        for Edit { open_time, new, .. } in edits {
+            let Some(bar) = new.map(|body| series_bar(*open_time, &body, self.scale)) else { continue };
+            match self.tail.open_time.binary_search(open_time) {
+                Ok(i) => self.tail.set(i, bar),
+                Err(i) => {
+                    self.tail.insert(i, bar);
+                    let at = i * width - missing;
+                    self.kept.splice(at..at, std::iter::repeat_n(f64::NAN, width));
+                    self.closed += 1;
+                }
+            }
+        }
+        let key = (self.symbol, self.timeframe);
+        let to = self.tail.len();
+        let mut hidden = [];
+        let given = match width {
+            0 => &mut hidden,
+            _ => out.rows.indicators.extend(key.0, key.1, &self.tail.open_time[from..], &self.names),
+        };
+        let last_edit = edits.last().map_or(Nanos::MAX, |edit| edit.open_time);
+        let settled = self.tail.open_time.partition_point(|open_time| *open_time <= last_edit);
+        for consumer in &mut self.indicators {
+            let (column, outputs, lookback) = (consumer.column, consumer.names.len(), consumer.spec.lookback());
+            let (kept, deltas) = (&mut self.kept, &mut out.deltas);
+            let names = &consumer.names;
+            let mut compare = |i: usize, stepped: &Values, open_time: Nanos| {
+                if outputs == 0 || i < from {
+                    return;
+                }
+                let (to, was) = ((i - from) * width + column, i * width - missing + column);
+                for (n, value) in stepped.iter().take(outputs).enumerate() {
+                    let (value, was) = (value.unwrap_or(f64::NAN), &mut kept[was + n]);
+                    if value.to_bits() == was.to_bits() || value.is_nan() && was.is_nan() {
+                        continue;
+                    }
+                    if value.is_nan() {
+                        let row = IndicatorRow {
+                            symbol: key.0,
+                            timeframe: key.1,
+                            open_time,
+                            name: names[n].clone(),
+                            value: F64(*was),
+                        };
+                        deltas.push(Delta { output: Output::Indicator(row), diff: -1 });
+                    }
+                    (given[to + n], *was) = (value, value);
+                }
+            };
+            let Track { state, saved } = &mut consumer.track;
+            let (mut machine, mut last) = first.checked_sub(1).map_or(consumer.initial, |mark| saved[mark]);
+            let (mut at, mut is_over) = (start, false);
+            for (mark, saved) in self.marks.iter().zip(saved.iter_mut()).skip(first) {
+                let end = self.tail.open_time.partition_point(|open_time| *open_time <= mark.time);
+                machine.run(&self.tail, at..end, |i, stepped| {
+                    last = *stepped;
+                    compare(i, stepped, self.tail.open_time[i]);
+                });
+                at = end;
+                // No later bar can differ.
+                is_over = end >= settled + lookback && *saved == (machine, last);
+                *saved = (machine, last);
+                if is_over {
+                    break;
+                }
+            }
+            if !is_over {
+                machine.run(&self.tail, at..to, |i, stepped| {
+                    last = *stepped;
+                    compare(i, stepped, self.tail.open_time[i]);
+                });
+                *state = (machine, last);
+            }
+        }
+        true
     }
 
     /// Rewrites the past: one diff of all edits, from the mark before the earliest.

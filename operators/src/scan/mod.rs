@@ -7,7 +7,8 @@
 //!   as deltas. Metrics are given when they are asked for, since nothing here depends on them: a strategy whose bars
 //!   have changed has new ones then.
 //! - **Corrects**: yes. All edits of an epoch are one diff; each consumer restores its checkpoint before the earliest
-//!   edit and steps the old and the new bars side by side, merged by open time. An indicator stops where both states
+//!   edit and steps the old and the new bars side by side, merged by open time; where a lane has indicators alone and
+//!   the edits are near, the new bars alone, beside the values that were kept of the last ones. An indicator stops where both states
 //!   are equal and no window reaches an edit; strategies, whose state holds sums, usually run to the tip.
 //! - **Who does what**: a symbol's bars, indicators and decision bar come from the worker that owns it
 //!   ([`owner`]); its strategies are spread over all workers by a hash of (strategy, symbol).
@@ -39,6 +40,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use timely::dataflow::channels::pact::Pipeline;
+
+/// Base bars of an epoch for whose rows room is made at once.
+const MANY: usize = 256;
 
 /// What a scan is built from.
 #[derive(Clone, Debug)]
@@ -150,7 +154,13 @@ impl Scan {
         if retracts {
             self.symbols.iter_mut().flat_map(|s| &mut s.lanes).flatten().for_each(|lane| lane.set_retracts(true));
         }
-        for change in self.rollup.epoch(bars, progress) {
+        let bars = bars.into_iter();
+        let are_many = bars.size_hint().0 > MANY;
+        let changes = self.rollup.epoch(bars, progress);
+        if are_many {
+            self.make_room(&changes, &mut out);
+        }
+        for change in changes {
             self.change(&change, retracts, &mut out);
         }
         if plan.instruments {
@@ -191,6 +201,22 @@ impl Scan {
         moved.drain(..).for_each(|number| self.decide(number, &mut out));
         self.moved = moved;
         out
+    }
+
+    /// Room for the rows that changes at the end of histories give.
+    fn make_room(&self, changes: &[LevelChange], out: &mut ScanOutput) {
+        let (mut bars, mut values) = (0, (0, 0));
+        for LevelChange { number, level, closed, how, .. } in changes {
+            if let How::Tail { first, .. } = how {
+                let length = self.rollup.history_at(*number, *level).len();
+                bars += length - first + (*first).min(closed.1).saturating_sub(closed.0);
+            }
+            let lane = self.symbols.get(*number).and_then(|lanes| lanes.lanes[*level].as_ref());
+            let (fresh, width) = (closed.1 - closed.0.min(closed.1), lane.map_or(0, |lane| lane.width()));
+            values = (values.0 + fresh, values.1 + fresh * width);
+        }
+        out.rows.bars.reserve(bars);
+        out.rows.indicators.reserve(values.0, values.1);
     }
 
     /// Bytes of the bars and of the strategies' checkpoints. Costs a look at each of them.

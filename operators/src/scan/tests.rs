@@ -148,6 +148,17 @@ proptest! {
         check(60, &history);
     }
 
+    /// Indicators alone, and bars that only come and change: what was kept of the last bars is enough.
+    #[test]
+    fn edits_near_the_tip_give_what_the_final_bars_give(history in steps(400)) {
+        let mut history = history;
+        for (edits, config, _) in &mut history {
+            edits.retain(|(_, body)| body.is_some());
+            *config = None;
+        }
+        check(400, &history);
+    }
+
     #[test]
     fn edits_behind_checkpoints_give_what_the_final_bars_give(history in steps(400)) {
         check(400, &history);

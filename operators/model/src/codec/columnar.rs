@@ -724,8 +724,24 @@ fn read_keys<K: ArrowDictionaryKeyType<Native = N>, N: ArrowNativeTypeOp>(
     to: &mut [u32],
     find: &mut dyn FnMut(usize) -> u32,
 ) {
-    let keys: &[N] = array.as_dictionary::<K>().keys().values();
-    for (to, key) in to.iter_mut().zip(&keys[range.clone()]) {
+    let keys: &[N] = &array.as_dictionary::<K>().keys().values()[range.clone()];
+    // Whole columns are of one kind.
+    let known = |key: &N| table.get(key.as_usize()).copied().unwrap_or(UNUSUAL);
+    if let Some(first) = keys.first()
+        && known(first) != UNMET
+        && !keys.iter().fold(false, |differs, key| differs | key.is_ne(*first))
+    {
+        return to.fill(known(first));
+    }
+    let mut met = true;
+    for (to, key) in to.iter_mut().zip(keys) {
+        *to = known(key);
+        met &= *to != UNMET;
+    }
+    if met {
+        return;
+    }
+    for (to, key) in to.iter_mut().zip(keys) {
         // The key of a null may be any.
         *to = match table.get_mut(key.as_usize()) {
             None => UNUSUAL,

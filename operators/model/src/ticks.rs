@@ -1,7 +1,8 @@
 //! Ticks in columns: what sources decode into, and what workers read.
 //!
-//! A row is 41 bytes (a quote 61): each column is one vector, so that a decoder fills it in one loop and the hot path
-//! reads only what it needs. Symbols are codes into a dictionary of the batch; cursors are runs, since a source's
+//! A row is 37 bytes (a quote 57, both more by 4 where there are quotes or edits): each column is one vector, so that a
+//! decoder fills it in one loop and the hot path reads only what it needs. Event times and seqs may stand in the buffers
+//! that they were read into, where those hold nothing else. Symbols are codes into a dictionary of the batch; cursors are runs, since a source's
 //! offsets nearly always follow each other.
 
 use crate::cursor::{Cursor, Record};
@@ -9,6 +10,7 @@ use crate::name::Symbol;
 use crate::num::{Price, Size};
 use crate::tick::{Event, Tick};
 use crate::time::Nanos;
+use arrow_array::{Int64Array, UInt64Array};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
@@ -82,8 +84,10 @@ pub struct Ticks {
     pub(crate) symbols: Vec<Symbol>,
     codes: HashMap<Symbol, u32, BuildHasherDefault<AsItIs>>,
     pub(crate) symbol: Vec<u32>,
-    pub(crate) event_time: Vec<Nanos>,
-    pub(crate) seq: Vec<u64>,
+    event_time: Vec<Nanos>,
+    seq: Vec<u64>,
+    /// Both of these where they stand in the buffers that they were read into.
+    shared: Option<(Int64Array, UInt64Array)>,
     pub(crate) kind: Vec<RowKind>,
     /// A trade's price, a quote's bid.
     pub(crate) first: Vec<i64>,
@@ -104,22 +108,46 @@ impl Ticks {
 
     /// Rows.
     pub fn len(&self) -> usize {
-        self.event_time.len()
+        self.kind.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.event_time.is_empty()
+        self.kind.is_empty()
     }
 
     /// Makes room for more rows.
     pub fn reserve(&mut self, rows: usize) {
-        self.symbol.reserve(rows);
         self.event_time.reserve(rows);
         self.seq.reserve(rows);
+        self.reserve_beside(rows);
+    }
+
+    /// The same, but for event times and seqs.
+    pub(crate) fn reserve_beside(&mut self, rows: usize) {
+        self.symbol.reserve(rows);
         self.kind.reserve(rows);
         self.first.reserve(rows);
         self.second.reserve(rows);
+    }
+
+    /// The event times and seqs of the first rows, which were appended without.
+    pub(crate) fn copy_keys(&mut self, times: &[Nanos], seqs: &[u64]) {
+        self.event_time.extend_from_slice(times);
+        self.seq.extend_from_slice(seqs);
+    }
+
+    /// The same of all rows, to be shared.
+    pub(crate) fn share_keys(&mut self, times: Int64Array, seqs: UInt64Array) {
+        debug_assert!(times.values().len() == self.len() && seqs.values().len() == self.len());
+        self.shared = Some((times, seqs));
+    }
+
+    /// Its event times and seqs are to be its own: there will be more.
+    fn unshare(&mut self) {
+        if let Some((times, seqs)) = self.shared.take() {
+            self.copy_keys(times.values(), seqs.values());
+        }
     }
 
     /// Forgets all rows, and keeps the room.
@@ -129,6 +157,7 @@ impl Ticks {
         self.symbol.clear();
         self.event_time.clear();
         self.seq.clear();
+        self.shared = None;
         self.kind.clear();
         self.first.clear();
         self.second.clear();
@@ -195,6 +224,7 @@ impl Ticks {
     }
 
     fn add(&mut self, code: u32, event_time: Nanos, seq: u64, kind: RowKind, first: i64, second: i64) {
+        self.unshare();
         self.symbol.push(code);
         self.event_time.push(event_time);
         self.seq.push(seq);
@@ -205,11 +235,11 @@ impl Ticks {
 
     /// Appends plain rows, whose cursors follow each other from `first` on: by offset, or by the row within the message.
     pub(crate) fn append_plain(&mut self, first: Cursor, offsets: bool, rows: &Plain<'_>) {
-        let (before, n) = (self.len(), rows.times.len());
+        let (before, n) = (self.len(), rows.symbols.len());
+        self.unshare();
         self.locate(first, before, n, Some(offsets));
         self.symbol.extend_from_slice(rows.symbols);
-        self.event_time.extend_from_slice(rows.times);
-        self.seq.extend_from_slice(rows.seqs);
+        self.copy_keys(rows.times, rows.seqs);
         self.first.extend_from_slice(rows.firsts);
         self.second.extend_from_slice(rows.seconds);
         let Some(kinds) = rows.kinds else {
@@ -278,12 +308,12 @@ impl Ticks {
 
     /// The event time of each row.
     pub fn event_times(&self) -> &[Nanos] {
-        &self.event_time
+        self.shared.as_ref().map_or(&self.event_time, |(times, _)| times.values())
     }
 
     /// The seq of each row.
     pub fn seqs(&self) -> &[u64] {
-        &self.seq
+        self.shared.as_ref().map_or(&self.seq, |(_, seqs)| seqs.values())
     }
 
     /// What each row is.
@@ -340,8 +370,8 @@ impl Ticks {
     pub fn tick(&self, row: usize) -> Tick {
         Tick {
             symbol: self.symbols[self.symbol[row] as usize],
-            event_time: self.event_time[row],
-            seq: self.seq[row],
+            event_time: self.event_times()[row],
+            seq: self.seqs()[row],
             event: self.event(row),
         }
     }
@@ -379,6 +409,7 @@ pub(crate) struct Plain<'a> {
     /// None: all are trades.
     pub(crate) kinds: Option<&'a [RowKind]>,
     pub(crate) symbols: &'a [u32],
+    /// Empty, like `seqs`, if they are to be shared.
     pub(crate) times: &'a [Nanos],
     pub(crate) seqs: &'a [u64],
     pub(crate) firsts: &'a [i64],

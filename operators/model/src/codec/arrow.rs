@@ -202,7 +202,6 @@ fn decode_rows(
     ignores: bool,
     out: &mut Decoded,
 ) {
-    out.records.reserve(batch.num_rows());
     let mut rows = Rows { decoder, batch, columns: None, first, rows_are, receive_time, ignores };
     let last = batch.num_rows().saturating_sub(1);
     let numbered = match rows_are {
@@ -211,7 +210,10 @@ fn decode_rows(
     };
     match Columnar::of(batch) {
         Some(columnar) if numbered => columnar.decode(&mut rows, out),
-        _ => rows.all(out),
+        _ => {
+            out.records.reserve(batch.num_rows());
+            rows.all(out);
+        }
     }
 }
 

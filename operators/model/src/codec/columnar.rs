@@ -12,10 +12,12 @@ use crate::ticks::{Plain, RowKind};
 use crate::time::Nanos;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
-    ArrowDictionaryKeyType, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    ArrowDictionaryKeyType, Int8Type, Int16Type, Int32Type, Int64Type, TimestampNanosecondType, UInt8Type, UInt16Type,
+    UInt32Type, UInt64Type,
 };
 use arrow_array::{
-    Array, ArrowNativeTypeOp, BooleanArray, GenericStringArray, OffsetSizeTrait, RecordBatch, StringViewArray,
+    Array, ArrowNativeTypeOp, BooleanArray, GenericStringArray, Int64Array, OffsetSizeTrait, RecordBatch,
+    StringViewArray, UInt64Array,
 };
 use arrow_schema::DataType;
 use std::ops::Range;
@@ -44,6 +46,8 @@ pub(super) struct Columnar<'a> {
     times: &'a [i64],
     unit: Nanos,
     seqs: Seqs<'a>,
+    /// Times and seqs as they can be shared, if they can.
+    keys: Option<(Int64Array, UInt64Array)>,
     /// Which rows have all of these four.
     present: Vec<BooleanArray>,
     price: Numbers<'a>,
@@ -65,6 +69,24 @@ enum Seqs<'a> {
 fn validity(array: &dyn Array) -> Option<BooleanArray> {
     let nulls = array.logical_nulls().filter(|nulls| nulls.null_count() > 0)?;
     Some(BooleanArray::new(nulls.into_inner(), None))
+}
+
+/// Batches of fewer rows are not worth it.
+const SHARED_ROWS: usize = if cfg!(test) { 2 } else { 1_024 };
+
+/// Nanoseconds and seqs, if the buffers of these columns can be kept in their place: they hold little else (the whole body
+/// of a message may be one buffer), and no null.
+fn shareable(event_time: &dyn Array, seq: &dyn Array) -> Option<(Int64Array, UInt64Array)> {
+    let seqs = seq.as_primitive_opt::<UInt64Type>()?;
+    let times = match event_time.as_primitive_opt::<TimestampNanosecondType>() {
+        Some(times) => times.values(),
+        None => event_time.as_primitive_opt::<Int64Type>()?.values(),
+    };
+    let fits = |capacity: usize| capacity <= seqs.len() * 8 + seqs.len() + 128;
+    let are_alone = fits(times.inner().capacity()) && fits(seqs.values().inner().capacity());
+    let are_whole = seq.null_count() == 0 && event_time.null_count() == 0;
+    let are_shareable = are_alone && are_whole && seqs.len() >= SHARED_ROWS;
+    are_shareable.then(|| (Int64Array::new(times.clone(), None), UInt64Array::new(seqs.values().clone(), None)))
 }
 
 /// Some rows of a column of bits, from the first word's lowest bit on.
@@ -101,6 +123,7 @@ impl<'a> Columnar<'a> {
             symbols: Codes::of(symbol)?,
             times,
             unit,
+            keys: shareable(event_time, seq),
             seqs,
             present: [kind, symbol, event_time, seq].into_iter().filter_map(validity).collect(),
             price: numbers(Field::Price),
@@ -118,6 +141,11 @@ impl<'a> Columnar<'a> {
         let latest = rows.decoder.latest(rows.receive_time);
         let mut chunk = Chunk::new(self.times.len().min(CHUNK));
         let mut scales = Scales::default();
+        let mut keys = self.keys.take().filter(|_| out.records.is_empty());
+        match keys {
+            Some(_) => out.records.reserve_beside(self.times.len()),
+            None => out.records.reserve(self.times.len()),
+        }
         for start in (0..self.times.len()).step_by(CHUNK) {
             let range = start..self.times.len().min(start + CHUNK);
             self.read(&rows.decoder.instruments, EARLIEST..=latest, &range, &mut chunk, &mut scales, out);
@@ -132,12 +160,26 @@ impl<'a> Columnar<'a> {
                         out.unknown_fields += self.beside(&chunk, &range, at, plain);
                     }
                     let cursor = rows.rows_are.cursor(rows.first, start + at);
-                    let part = self.part(&chunk, &range, at..plain);
+                    let mut part = self.part(&chunk, &range, at..plain);
+                    if keys.is_some() {
+                        (part.times, part.seqs) = (&[], &[]);
+                    }
                     out.records.append_plain(cursor, rows.rows_are == RowsAre::Offsets, &part);
                 }
                 at = chunk.run(plain, n, true);
+                if at > plain
+                    && let Some((times, seqs)) = keys.take()
+                {
+                    // All rows before this one are plain.
+                    let before = start + plain;
+                    out.records.reserve(self.times.len() - before);
+                    out.records.copy_keys(&times.values()[..before], &seqs.values()[..before]);
+                }
                 (plain..at).for_each(|row| rows.one(start + row, out));
             }
+        }
+        if let Some((times, seqs)) = keys {
+            out.records.share_keys(times, seqs);
         }
     }
 

@@ -50,7 +50,7 @@ impl Bars {
     /// The same, for worker `index` of `peers`: ticks of symbols that others own are passed over.
     pub fn of_worker(self, index: usize, peers: usize) -> Self {
         let mut bars = Bars { index, peers, ..self };
-        bars.shared.retained.set_alone(peers == 1);
+        bars.shared.retained.set_peers(peers);
         bars
     }
 

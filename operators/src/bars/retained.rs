@@ -94,13 +94,14 @@ struct Own {
 }
 
 impl Own {
-    fn new() -> Self {
-        Own {
-            numbers: Vec::with_capacity(COLUMNS),
-            times: Vec::with_capacity(COLUMNS),
-            seqs: Vec::with_capacity(COLUMNS),
-            prices: Vec::with_capacity(COLUMNS),
-            sizes: Vec::with_capacity(COLUMNS),
+    /// Gives back what it has no use for.
+    fn shrink(&mut self) {
+        if self.times.capacity() > self.times.len() + self.times.len() / 8 {
+            self.numbers.shrink_to_fit();
+            self.times.shrink_to_fit();
+            self.seqs.shrink_to_fit();
+            self.prices.shrink_to_fit();
+            self.sizes.shrink_to_fit();
         }
     }
 
@@ -266,8 +267,8 @@ pub(super) struct Retained {
     /// Rows of all pieces, and those of unsealed buckets among them.
     rows: usize,
     wanted: usize,
-    /// Whether this worker owns all symbols.
-    is_alone: bool,
+    /// Workers, each of which owns some of the symbols.
+    peers: usize,
     /// Whether many rows of late did not come in order: then batches are copied without them.
     copies: bool,
     /// The rows of a batch that are being read: those before `start` are in the newest piece.
@@ -283,15 +284,15 @@ impl Retained {
             first: 0,
             rows: 0,
             wanted: 0,
-            is_alone: true,
+            peers: 1,
             copies: false,
             reading: 0..0,
             spare: None,
         }
     }
 
-    pub(super) fn set_alone(&mut self, is_alone: bool) {
-        self.is_alone = is_alone;
+    pub(super) fn set_peers(&mut self, peers: usize) {
+        self.peers = peers.max(1);
     }
 
     /// The number of the newest piece.
@@ -322,15 +323,24 @@ impl Retained {
                 return;
             }
             let (ticks, numbers) = (Arc::clone(ticks), Arc::clone(numbers));
+            self.close();
             self.pieces.push_back(Piece::new(Columns::Batch { ticks, start: rows.start, numbers }));
             return;
         }
         match newest {
             Some(Piece { columns: Columns::Own(_), rows: length, .. }) if *length + rows.len() <= COLUMNS => {}
             _ => {
-                let own = self.spare.take().unwrap_or_else(Own::new);
+                let own = self.spare.take().unwrap_or_default();
+                self.close();
                 self.pieces.push_back(Piece::new(Columns::Own(own)));
             }
+        }
+    }
+
+    /// Nothing more goes into the newest piece.
+    fn close(&mut self) {
+        if let Some(Piece { columns: Columns::Own(own), .. }) = self.pieces.back_mut() {
+            own.shrink();
         }
     }
 
@@ -345,7 +355,7 @@ impl Retained {
         match &mut piece.columns {
             Columns::Batch { .. } => piece.rows += rows.len(),
             Columns::Own(own) => {
-                own.extend(ticks, rows, numbers, self.is_alone);
+                own.extend(ticks, rows, numbers, self.peers == 1);
                 piece.rows = own.numbers.len();
             }
         }
@@ -446,7 +456,8 @@ impl Retained {
     /// Gives up the oldest piece, if too much is kept that nobody wants: each of its trades, with its symbol, to `keep`,
     /// which says whether it was wanted. Whether there was a piece.
     pub(super) fn give_up(&mut self, mut keep: impl FnMut(u32, Trade) -> bool) -> bool {
-        if self.rows <= 2 * self.wanted + SLACK {
+        // All workers share a batch, and each wants its part of it.
+        if self.rows <= 2 * self.wanted * self.peers + SLACK {
             return false;
         }
         let Some(piece) = self.pieces.pop_front() else { return false };

@@ -18,6 +18,12 @@ const READY: Duration = Duration::from_secs(120);
 /// How long it may take to end.
 const END: Duration = Duration::from_secs(15);
 
+/// Records that it is behind by, over all partitions, as `/metrics` says.
+pub(super) fn lag(metrics: &str) -> f64 {
+    let lags = metrics.lines().filter(|line| line.starts_with("marea_kafka_consumer_lag_records{"));
+    lags.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+}
+
 /// The running program.
 pub(super) struct Child {
     process: std::process::Child,
@@ -89,14 +95,13 @@ impl Child {
         }
     }
 
-    /// Records that it is behind by, over all partitions.
-    pub(super) fn lag(&self) -> anyhow::Result<f64> {
+    /// What `/metrics` says.
+    pub(super) fn metrics(&self) -> anyhow::Result<String> {
         let mut stream = TcpStream::connect(&self.address)?;
         write!(stream, "GET /metrics HTTP/1.0\r\nHost: {}\r\n\r\n", self.address)?;
         let mut metrics = String::new();
         stream.read_to_string(&mut metrics)?;
-        let lags = metrics.lines().filter(|line| line.starts_with("marea_kafka_consumer_lag_records{"));
-        Ok(lags.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum())
+        Ok(metrics)
     }
 
     /// Asks it to end.

@@ -1,4 +1,5 @@
-//! A desk on which every symbol is a BUY, and whose spreads become too wide, and narrow again, every 100 ms.
+//! A desk on which every symbol is a BUY, and whose quotes allow it, or block it for one of five sets of reasons, each for
+//! 100 ms: a change that was lost is not taken for a later one, as long as nothing is half a second late.
 
 use super::PARTITIONS;
 use marea_model::Nanos;
@@ -7,12 +8,21 @@ use std::io::Write as _;
 
 /// How many symbols.
 pub(super) const SYMBOLS: usize = 20;
-/// How long a spread stays as it is.
+/// How long quotes stay as they are.
 const PHASE: Nanos = 100 * MILLI;
+/// What quotes do, one after the other: why they block.
+const REASONS: [&[&str]; 6] = [
+    &[],
+    &["SPREAD_ABOVE_MAX"],
+    &["QUOTE_CROSSED"],
+    &["PRICE_MOVED"],
+    &["SPREAD_ABOVE_MAX", "PRICE_MOVED"],
+    &["QUOTE_CROSSED", "PRICE_MOVED"],
+];
 /// What strategies have seen before.
 const HISTORY: Nanos = 5_400 * SECOND;
 
-/// Strategies that follow trends, accounts, and a policy that a wide spread breaks.
+/// Strategies that follow trends, accounts, and a policy that quotes break.
 pub(super) const LIVE: &str = r#"
 [core]
 master_accounts = ["M1"]
@@ -21,6 +31,7 @@ trading_enabled = true
 
 [policy."*"]
 max_spread = 15
+max_slippage = 200
 risk_per_trade = 0.5
 
 [instruments.default]
@@ -68,8 +79,8 @@ pub(super) struct Tick<'a> {
     pub(super) partition: i32,
     pub(super) key: &'a str,
     pub(super) body: Vec<u8>,
-    /// Whether it makes the spread wide, or narrow again; none: it changes nothing.
-    pub(super) flips: Option<bool>,
+    /// Which of the reasons it makes hold, by their index; none: it changes nothing.
+    pub(super) flips: Option<usize>,
 }
 
 /// What the ticks are.
@@ -80,7 +91,7 @@ pub(super) struct Market {
     count: u64,
     /// Of each symbol.
     turns: Vec<u64>,
-    wide: Vec<bool>,
+    states: Vec<usize>,
 }
 
 impl Market {
@@ -90,7 +101,7 @@ impl Market {
             begin: marea::committer::wall_now() / SECOND * SECOND - HISTORY,
             count: 0,
             turns: vec![0; SYMBOLS],
-            wide: vec![false; SYMBOLS],
+            states: vec![0; SYMBOLS],
         }
     }
 
@@ -111,7 +122,7 @@ impl Market {
         let seconds = HISTORY / SECOND - 1;
         let times = (0..seconds).flat_map(|second| (0..SYMBOLS).map(move |symbol| (second, symbol)));
         let bodies: Vec<_> =
-            times.map(|(second, symbol)| (symbol, self.body(symbol, self.begin + second * SECOND, false))).collect();
+            times.map(|(second, symbol)| (symbol, self.body(symbol, self.begin + second * SECOND, 0))).collect();
         bodies.into_iter().map(|(symbol, body)| (partition(symbol), self.names[symbol].as_str(), body)).collect()
     }
 
@@ -119,18 +130,18 @@ impl Market {
     pub(super) fn next(&mut self) -> Tick<'_> {
         let symbol = (self.count % SYMBOLS as u64) as usize;
         let now = marea::committer::wall_now();
-        let wide = (now / PHASE + symbol as i64) % 2 == 1;
+        let state = (now / PHASE + symbol as i64) as usize % REASONS.len();
         let is_quote = self.turns[symbol] % 3 != 2;
-        let flips = (is_quote && wide != self.wide[symbol]).then_some(wide);
+        let flips = (is_quote && state != self.states[symbol]).then_some(state);
         if is_quote {
-            self.wide[symbol] = wide;
+            self.states[symbol] = state;
         }
-        let body = self.body(symbol, now, wide);
+        let body = self.body(symbol, now, state);
         Tick { symbol, partition: partition(symbol), key: &self.names[symbol], body, flips }
     }
 
     /// Two quotes to a trade; a cent up in 3 s, and a cent or two of noise that the trend outweighs over a minute.
-    fn body(&mut self, symbol: usize, at: Nanos, wide: bool) -> Vec<u8> {
+    fn body(&mut self, symbol: usize, at: Nanos, state: usize) -> Vec<u8> {
         let (turn, seq, name) = (self.turns[symbol], self.count, &self.names[symbol]);
         self.turns[symbol] += 1;
         self.count += 1;
@@ -144,11 +155,12 @@ impl Market {
                 r#"{{"kind":"trade","symbol":"{name}","event_time":{at},"seq":{seq},"price":"{price}","size":"{size}"}}"#
             )
         } else {
-            let half = if wide { 20 } else { 1 };
-            let (bid, ask) = (price(middle - half), price(middle + half));
+            let half = [1, 20, -1][state % 3];
+            let middle = middle + 500 * (state / 3) as i64;
+            let (bid, ask, size) = (price(middle - half), price(middle + half), 1 + state);
             write!(
                 body,
-                r#"{{"kind":"quote","symbol":"{name}","event_time":{at},"seq":{seq},"bid":"{bid}","ask":"{ask}","bid_size":"1","ask_size":"1"}}"#
+                r#"{{"kind":"quote","symbol":"{name}","event_time":{at},"seq":{seq},"bid":"{bid}","ask":"{ask}","bid_size":"{size}","ask_size":"1"}}"#
             )
         };
         written.expect("a vector takes what is written");
@@ -160,31 +172,34 @@ fn partition(symbol: usize) -> i32 {
     (symbol % PARTITIONS as usize) as i32
 }
 
-/// What a quote's message says: which symbol, and whether its spread is wide.
-pub(super) fn of_tick(body: &[u8]) -> Option<(usize, bool)> {
+/// What a quote's message says: which symbol, and which of the reasons it makes hold.
+pub(super) fn of_tick(body: &[u8]) -> Option<(usize, usize)> {
     #[derive(serde::Deserialize)]
     struct Quote<'a> {
         symbol: &'a str,
-        bid: &'a str,
-        ask: &'a str,
+        bid_size: &'a str,
     }
     // A trade has no bid.
     let quote: Quote<'_> = serde_json::from_slice(body).ok()?;
-    let (bid, ask): (f64, f64) = (quote.bid.parse().ok()?, quote.ask.parse().ok()?);
-    Some((quote.symbol.get(1..)?.parse().ok()?, ask - bid > 0.1))
+    Some((quote.symbol.get(1..)?.parse().ok()?, quote.bid_size.parse::<usize>().ok()?.checked_sub(1)?))
 }
 
-/// What a verdict's message says: which symbol, and whether its spread is what blocks it; none of one that is `early` where
-/// those are not meant, or the reverse: a change that is published twice must not be taken for the next one.
-pub(super) fn of_verdict(body: &[u8], early: bool) -> Option<(usize, bool)> {
-    let body: serde_json::Value = serde_json::from_slice(body).ok()?;
-    if body["seq"].is_null() != early {
-        return None;
+/// What a verdict's message says: which symbol, and which of the reasons block it; none where other reasons do.
+pub(super) fn of_verdict(body: &[u8]) -> Option<(usize, usize)> {
+    #[derive(serde::Deserialize)]
+    struct Body<'a> {
+        symbol: &'a str,
+        #[serde(borrow)]
+        verdict: Verdict<'a>,
     }
-    let (row, symbol) = (&body["verdict"], body["symbol"].as_str()?);
-    let (reasons, symbol) = (row["reasons"].as_array()?, symbol.get(1..)?.parse().ok()?);
-    let wide = reasons.iter().any(|reason| reason == "SPREAD_ABOVE_MAX");
-    (wide || row["allow"] == true).then_some((symbol, wide))
+    #[derive(serde::Deserialize)]
+    struct Verdict<'a> {
+        #[serde(borrow)]
+        reasons: Vec<&'a str>,
+    }
+    let body: Body<'_> = serde_json::from_slice(body).ok()?;
+    let state = REASONS.iter().position(|of| *of == body.verdict.reasons)?;
+    Some((body.symbol.get(1..)?.parse().ok()?, state))
 }
 
 #[cfg(test)]
@@ -192,12 +207,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_says_how_wide_its_spread_is() {
+    fn a_message_says_what_its_quote_does() {
         let mut market = Market::new();
-        let quote = market.body(7, market.begin, true);
-        assert_eq!(of_tick(&quote), Some((7, true)));
-        assert_eq!(of_tick(&market.body(7, market.begin, false)), Some((7, false)));
-        let trade = market.body(7, market.begin, false);
-        assert_eq!(of_tick(&trade), None);
+        for state in 0..REASONS.len() {
+            let quote = market.body(7, market.begin, state);
+            assert_eq!(of_tick(&quote), Some((7, state)));
+            if market.turns[7] % 3 == 2 {
+                let trade = market.body(7, market.begin, state);
+                assert_eq!(of_tick(&trade), None);
+            }
+        }
+    }
+
+    #[test]
+    fn a_verdict_says_what_its_quote_did() {
+        let of = |reasons: &str| {
+            let body = format!(r#"{{"seq":1,"symbol":"W07","verdict":{{"reasons":[{reasons}],"allow":false}}}}"#);
+            of_verdict(body.as_bytes())
+        };
+        assert_eq!(of(""), Some((7, 0)));
+        assert_eq!(of(r#""QUOTE_CROSSED","PRICE_MOVED""#), Some((7, 5)));
+        assert_eq!(of(r#""QUOTE_STALE""#), None);
+        assert_eq!(of_verdict(br#"{"seq":1,"symbol":"W07","deleted":true}"#), None);
     }
 }

@@ -169,14 +169,18 @@ impl Pending {
         self.uncommitted.front().is_some_and(|(_, since)| now.duration_since(*since) >= STALLED)
     }
 
-    /// Takes all of it.
-    pub(super) fn take(&mut self, now: Instant) -> Taken {
+    /// Takes what is not committed yet, and leaves the rest.
+    pub(super) fn take_early(&mut self, now: Instant) -> Vec<AuditEntry> {
         let early = std::mem::take(&mut self.early);
-        let early = if self.stalled(now) { Vec::new() } else { early.into_values().collect() };
+        if self.stalled(now) { Vec::new() } else { early.into_values().collect() }
+    }
+
+    /// Takes all of it; of what is derived, only what was waited for long `enough`.
+    pub(super) fn take(&mut self, now: Instant, enough: bool) -> Taken {
         Taken {
             events: std::mem::take(&mut self.events).into(),
-            early,
-            derived: std::mem::take(&mut self.derived),
+            early: self.take_early(now),
+            derived: if enough { std::mem::take(&mut self.derived) } else { BTreeSet::new() },
             overflowed: std::mem::take(&mut self.overflowed),
             since: self.since.take(),
         }
@@ -220,7 +224,7 @@ mod tests {
         }
 
         fn take(&mut self) -> (Vec<u64>, Vec<Epoch>) {
-            let taken = self.pending.take(self.now);
+            let taken = self.pending.take(self.now, true);
             let seqs = taken.events.iter().map(|entry| entry.seq).collect();
             (seqs, taken.early.iter().map(|entry| entry.epoch).collect())
         }
@@ -241,10 +245,10 @@ mod tests {
         let mut desk = Desk::new();
         let epochs: Vec<ClosedEpoch> = (1..=QUEUE as u64 + 1).map(|i| buy(i, 18_000 + i as i64)).collect();
         desk.commit(&epochs);
-        let taken = desk.pending.take(desk.now);
+        let taken = desk.pending.take(desk.now, true);
         assert!(taken.overflowed && taken.events.is_empty());
         desk.commit(&[buy(QUEUE as u64 + 2, 1_000)]);
-        let taken = desk.pending.take(desk.now);
+        let taken = desk.pending.take(desk.now, true);
         assert!(!taken.overflowed && taken.events.len() == 1, "and then it goes on");
     }
 
@@ -255,6 +259,8 @@ mod tests {
         assert!(desk.pending.closed(&buy(2, 18_300), desk.now));
         assert_eq!(desk.take(), (vec![], vec![2]), "the newest of a key");
         assert!(desk.pending.closed(&buy(3, 18_400), desk.now));
+        assert_eq!(desk.pending.take_early(desk.now).len(), 1);
+        assert_eq!(desk.pending.take_early(desk.now), []);
         desk.commit(&[buy(1, 18_200), buy(2, 18_300), buy(3, 18_400)]);
         assert_eq!(desk.take(), (vec![1, 2, 3], vec![]), "it comes with its seq");
         assert_eq!(desk.pending.early_until(), 3);
@@ -268,7 +274,7 @@ mod tests {
         assert!(desk.pending.closed(&judge(3, 7, vec![BlockReason::KillSwitch]), desk.now));
         let gone = closed(4, vec![Change::Delete(judged(verdict("M1", "IBM", vec![])))]);
         assert!(desk.pending.closed(&gone, desk.now));
-        let taken = desk.pending.take(desk.now);
+        let taken = desk.pending.take(desk.now, true);
         let key = AuditKey::Verdict(account("M1"), symbol("IBM"));
         assert_eq!(taken.early, [AuditEntry { seq: 0, epoch: 4, generation: 1, key, payload: None }]);
     }

@@ -33,7 +33,7 @@ impl Shell {
         let head = {
             let mut pending = self.shared.pending();
             // The view has it.
-            let taken = pending.take(Instant::now());
+            let taken = pending.take(Instant::now(), true);
             self.since = taken.since.or(self.since);
             pending.head()
         };

@@ -20,8 +20,13 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 /// Commands that are sent at once.
 pub(super) const BATCH: usize = 256;
+/// And where values that are early may have to wait for them.
+const PIECE: usize = 64;
 /// Between two heartbeats, each with a look at the sentinel and at a part of the keys.
 const BEAT: Duration = Duration::from_millis(500);
+/// Between two writes of what is derived, which may change with every commit: with each beat, and so often where more is
+/// to be written.
+const DERIVED: Duration = Duration::from_millis(100);
 /// Every key is looked at within so many beats …
 const ROUND: usize = 8;
 /// … or so many at each.
@@ -118,6 +123,8 @@ pub(super) struct Shell {
     pub(super) filled: HashSet<String>,
     /// Derived keys that were written, and when they go.
     pub(super) derived: BTreeMap<Derived, Expiry>,
+    /// When what is derived was written last.
+    derived_at: Option<Instant>,
     /// Keys that this round has not looked at yet.
     pub(super) unchecked: VecDeque<Checked>,
     /// How many of them are looked at with each beat.
@@ -153,6 +160,7 @@ impl Shell {
             indexed: HashSet::new(),
             filled: HashSet::new(),
             derived: BTreeMap::new(),
+            derived_at: None,
             unchecked: VecDeque::new(),
             since: None,
             said: None,
@@ -234,7 +242,7 @@ impl Shell {
                 () = shared.changed.notified() => (false, false),
                 _ = stopped.wait_for(|stopped| *stopped) => (true, true),
             };
-            self.flush(&mut link).await?;
+            self.flush(&mut link, beat).await?;
             if beat {
                 self.beat(&mut link).await?;
             }
@@ -272,36 +280,60 @@ impl Shell {
         self.gauges.lag.set(oldest.map_or(0.0, |since| since.elapsed().as_secs_f64()));
     }
 
-    /// Writes everything that waits.
-    async fn flush(&mut self, link: &mut Link) -> Result<(), Trouble> {
+    /// Writes everything that waits; what is early before all else, and again whenever more of it has come meanwhile.
+    async fn flush(&mut self, link: &mut Link, beat: bool) -> Result<(), Trouble> {
+        let now = Instant::now();
+        let enough = beat || self.derived_at.is_none_or(|at| now.duration_since(at) >= DERIVED);
         let (taken, head) = {
             let mut pending = self.shared.pending();
-            (pending.take(Instant::now()), pending.head())
+            (pending.take(now, enough), pending.head())
         };
+        if enough {
+            self.derived_at = Some(now);
+        }
         let Some(head) = head else { return Ok(()) };
         self.since = taken.since.or(self.since);
         if taken.overflowed {
             return self.rebuild(link, false).await;
         }
-        let (events, early, derived) = (taken.events, taken.early, taken.derived);
-        let entries = early.iter().chain(&events);
-        self.index(link, entries.map(|entry| entry.key).collect(), &derived).await?;
+        let (events, derived) = (taken.events, taken.derived);
+        self.write_early(link, taken.early, head).await?;
+        self.index(link, events.iter().map(|entry| entry.key).collect(), &derived).await?;
+        let newest = newest(&events);
+        for batch in events.chunks(PIECE) {
+            let bodies = self.bodies(head.generation);
+            let of = |entry: &AuditEntry| bodies.entry(entry, newest.contains(&entry.seq), true, head.epoch);
+            let writes = batch.iter().map(of).collect();
+            self.write(link, writes, head, false).await?;
+            self.early(link).await?;
+        }
+        let derived: Vec<Derived> = derived.into_iter().collect();
+        for batch in derived.chunks(PIECE) {
+            self.derive(link, &batch.iter().copied().collect(), head, false).await?;
+            self.early(link).await?;
+        }
+        self.written = Some(head);
+        self.since = None;
+        self.lag();
+        Ok(())
+    }
+
+    /// Writes what has become early since.
+    async fn early(&mut self, link: &mut Link) -> Result<(), Trouble> {
+        let early = self.shared.pending().take_early(Instant::now());
+        self.write_early(link, early, self.head()).await
+    }
+
+    async fn write_early(&mut self, link: &mut Link, early: Vec<AuditEntry>, head: Head) -> Result<(), Trouble> {
+        if early.is_empty() {
+            return Ok(());
+        }
+        self.index(link, early.iter().map(|entry| entry.key).collect(), &BTreeSet::new()).await?;
         for batch in early.chunks(BATCH) {
             let bodies = self.bodies(head.generation);
             let writes = batch.iter().map(|entry| bodies.entry(entry, true, false, head.epoch)).collect();
             self.write(link, writes, head, false).await?;
         }
-        let newest = newest(&events);
-        for batch in events.chunks(BATCH) {
-            let bodies = self.bodies(head.generation);
-            let of = |entry: &AuditEntry| bodies.entry(entry, newest.contains(&entry.seq), true, head.epoch);
-            let writes = batch.iter().map(of).collect();
-            self.write(link, writes, head, false).await?;
-        }
-        self.derive(link, &derived, head, false).await?;
-        self.written = Some(head);
-        self.since = None;
-        self.lag();
         Ok(())
     }
 

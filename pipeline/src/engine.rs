@@ -229,6 +229,11 @@ impl Engine {
         Ok(())
     }
 
+    /// How many epochs wait for the slowest worker, beside those that it works on.
+    pub fn waiting(&self) -> usize {
+        self.workers.iter().map(|(queue, _)| queue.lock().feeds.len()).max().unwrap_or(0)
+    }
+
     /// Closed epochs, in order. Disconnected once the engine is closed and drained.
     pub fn outputs(&self) -> &Receiver<ClosedEpoch> {
         &self.outputs

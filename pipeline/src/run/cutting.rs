@@ -22,6 +22,11 @@ const LAGS_EVERY: Duration = Duration::from_secs(1);
 const WALL_TICK: Duration = Duration::from_millis(10);
 /// How often the event clock looks at what else may have happened.
 const EVENT_TICK: Duration = Duration::from_millis(50);
+/// With so many epochs before the slowest worker it has enough for its next round: what comes meanwhile shares an epoch,
+/// for each costs every thread on the way a wake-up …
+const ENOUGH: usize = 4;
+/// … and how often it is looked whether the worker has taken them.
+const LOOK: Duration = Duration::from_micros(200);
 
 /// The thread that cuts.
 pub(super) struct Cutting {
@@ -64,8 +69,9 @@ impl Cutting {
             Clock::Wall => WALL_TICK,
             Clock::Event => EVENT_TICK,
         };
-        let mut ended = false;
+        let (mut ended, mut held) = (false, false);
         while !self.shutdown.is_stopped() {
+            let tick = if held { LOOK } else { tick };
             select! {
                 recv(inputs) -> input => match input {
                     Ok(input) => self.push(input),
@@ -97,7 +103,10 @@ impl Cutting {
                 tracing::info!(ticks = cut.records().count(), "read again what had not sealed");
                 self.submit(cut)?;
             }
-            self.cut(|cutter| !cutter.ready())?;
+            held = !ended && !self.cutter.is_drained() && !self.cutter.ready() && self.engine.waiting() >= ENOUGH;
+            if !held {
+                self.cut(|cutter| !cutter.ready())?;
+            }
             self.show_lags();
             // A source that ended since it was stopped, or broke, has not reached its end.
             if ended && !self.shutdown.is_stopped() {

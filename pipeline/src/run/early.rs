@@ -5,8 +5,9 @@ use crossbeam_channel::{Receiver, bounded};
 use marea_model::output::ClosedEpoch;
 use marea_sinks::redis::Redis;
 
-/// Epochs that wait for the committer beside those that wait here.
-const WAITING: usize = 64;
+/// Epochs that wait for the committer beside those that wait here: as many as a transaction takes. While it lasts those
+/// behind them are not held up.
+const WAITING: usize = 256;
 
 /// Hands every epoch to Redis before it goes on. `restored`: the first one is what stands already.
 pub(super) fn publish(

@@ -20,8 +20,6 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 /// Commands that are sent at once.
 pub(super) const BATCH: usize = 256;
-/// And where values that are early may have to wait for them.
-const PIECE: usize = 64;
 /// Between two heartbeats, each with a look at the sentinel and at a part of the keys.
 const BEAT: Duration = Duration::from_millis(500);
 /// Between two writes of what is derived, which may change with every commit: with each beat, and so often where more is
@@ -296,20 +294,24 @@ impl Shell {
         if taken.overflowed {
             return self.rebuild(link, false).await;
         }
-        let (events, derived) = (taken.events, taken.derived);
-        self.write_early(link, taken.early, head).await?;
-        self.index(link, events.iter().map(|entry| entry.key).collect(), &derived).await?;
+        let (events, early, derived) = (taken.events, taken.early, taken.derived);
+        let entries = early.iter().chain(&events);
+        self.index(link, entries.map(|entry| entry.key).collect(), &derived).await?;
         let newest = newest(&events);
-        for batch in events.chunks(PIECE) {
+        let early = early.iter().map(|entry| (entry, true, false));
+        let entries: Vec<_> =
+            early.chain(events.iter().map(|entry| (entry, newest.contains(&entry.seq), true))).collect();
+        // All of it at once where that is possible: each answer that is waited for is a way there and back.
+        for batch in entries.chunks(BATCH) {
             let bodies = self.bodies(head.generation);
-            let of = |entry: &AuditEntry| bodies.entry(entry, newest.contains(&entry.seq), true, head.epoch);
-            let writes = batch.iter().map(of).collect();
+            let writes =
+                batch.iter().map(|(entry, value, in_stream)| bodies.entry(entry, *value, *in_stream, head.epoch));
+            let writes = writes.collect();
             self.write(link, writes, head, false).await?;
             self.early(link).await?;
         }
-        let derived: Vec<Derived> = derived.into_iter().collect();
-        for batch in derived.chunks(PIECE) {
-            self.derive(link, &batch.iter().copied().collect(), head, false).await?;
+        if !derived.is_empty() {
+            self.derive(link, &derived, head, false).await?;
             self.early(link).await?;
         }
         self.written = Some(head);
@@ -320,14 +322,9 @@ impl Shell {
 
     /// Writes what has become early since.
     async fn early(&mut self, link: &mut Link) -> Result<(), Trouble> {
+        // A statement of its own: it ends with the lock.
         let early = self.shared.pending().take_early(Instant::now());
-        self.write_early(link, early, self.head()).await
-    }
-
-    async fn write_early(&mut self, link: &mut Link, early: Vec<AuditEntry>, head: Head) -> Result<(), Trouble> {
-        if early.is_empty() {
-            return Ok(());
-        }
+        let head = self.head();
         self.index(link, early.iter().map(|entry| entry.key).collect(), &BTreeSet::new()).await?;
         for batch in early.chunks(BATCH) {
             let bodies = self.bodies(head.generation);

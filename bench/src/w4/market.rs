@@ -1,9 +1,9 @@
 //! A desk on which every symbol is a BUY, and whose quotes allow it, or block it for one of five sets of reasons, each for
-//! 100 ms: a change that was lost is not taken for a later one, as long as nothing is half a second late.
+//! 100 ms: a change that was lost is not taken for another one, as long as no tick needs half a second to the pipeline.
 
 use super::PARTITIONS;
 use marea_model::Nanos;
-use marea_model::time::{MILLI, SECOND, format_rfc3339};
+use marea_model::time::{MILLI, SECOND, format_rfc3339, parse_rfc3339};
 use std::io::Write as _;
 
 /// How many symbols.
@@ -79,6 +79,8 @@ pub(super) struct Tick<'a> {
     pub(super) partition: i32,
     pub(super) key: &'a str,
     pub(super) body: Vec<u8>,
+    /// Its event time: now.
+    pub(super) at: Nanos,
     /// Which of the reasons it makes hold, by their index; none: it changes nothing.
     pub(super) flips: Option<usize>,
 }
@@ -137,7 +139,7 @@ impl Market {
             self.states[symbol] = state;
         }
         let body = self.body(symbol, now, state);
-        Tick { symbol, partition: partition(symbol), key: &self.names[symbol], body, flips }
+        Tick { symbol, partition: partition(symbol), key: &self.names[symbol], body, at: now, flips }
     }
 
     /// Two quotes to a trade; a cent up in 3 s, and a cent or two of noise that the trend outweighs over a minute.
@@ -172,20 +174,32 @@ fn partition(symbol: usize) -> i32 {
     (symbol % PARTITIONS as usize) as i32
 }
 
-/// What a quote's message says: which symbol, and which of the reasons it makes hold.
-pub(super) fn of_tick(body: &[u8]) -> Option<(usize, usize)> {
+/// What a message says of a symbol's quotes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Seen {
+    pub(super) symbol: usize,
+    /// Which of the reasons hold, by their index.
+    pub(super) state: usize,
+    /// As of when: nothing that was sent later is in it.
+    pub(super) as_of: Nanos,
+}
+
+/// What a quote's message says.
+pub(super) fn of_tick(body: &[u8]) -> Option<Seen> {
     #[derive(serde::Deserialize)]
     struct Quote<'a> {
         symbol: &'a str,
+        event_time: Nanos,
         bid_size: &'a str,
     }
     // A trade has no bid.
     let quote: Quote<'_> = serde_json::from_slice(body).ok()?;
-    Some((quote.symbol.get(1..)?.parse().ok()?, quote.bid_size.parse::<usize>().ok()?.checked_sub(1)?))
+    let state = quote.bid_size.parse::<usize>().ok()?.checked_sub(1)?;
+    Some(Seen { symbol: quote.symbol.get(1..)?.parse().ok()?, state, as_of: quote.event_time })
 }
 
-/// What a verdict's message says: which symbol, and which of the reasons block it; none where other reasons do.
-pub(super) fn of_verdict(body: &[u8]) -> Option<(usize, usize)> {
+/// What a verdict's message says; none where it blocks for other reasons.
+pub(super) fn of_verdict(body: &[u8]) -> Option<Seen> {
     #[derive(serde::Deserialize)]
     struct Body<'a> {
         symbol: &'a str,
@@ -196,10 +210,13 @@ pub(super) fn of_verdict(body: &[u8]) -> Option<(usize, usize)> {
     struct Verdict<'a> {
         #[serde(borrow)]
         reasons: Vec<&'a str>,
+        as_of: &'a str,
     }
     let body: Body<'_> = serde_json::from_slice(body).ok()?;
     let state = REASONS.iter().position(|of| *of == body.verdict.reasons)?;
-    Some((body.symbol.get(1..)?.parse().ok()?, state))
+    // To the millisecond: what was sent in it may be in it.
+    let as_of = parse_rfc3339(body.verdict.as_of).ok()? + MILLI - 1;
+    Some(Seen { symbol: body.symbol.get(1..)?.parse().ok()?, state, as_of })
 }
 
 #[cfg(test)]
@@ -211,7 +228,7 @@ mod tests {
         let mut market = Market::new();
         for state in 0..REASONS.len() {
             let quote = market.body(7, market.begin, state);
-            assert_eq!(of_tick(&quote), Some((7, state)));
+            assert_eq!(of_tick(&quote), Some(Seen { symbol: 7, state, as_of: market.begin }));
             if market.turns[7] % 3 == 2 {
                 let trade = market.body(7, market.begin, state);
                 assert_eq!(of_tick(&trade), None);
@@ -222,11 +239,12 @@ mod tests {
     #[test]
     fn a_verdict_says_what_its_quote_did() {
         let of = |reasons: &str| {
-            let body = format!(r#"{{"seq":1,"symbol":"W07","verdict":{{"reasons":[{reasons}],"allow":false}}}}"#);
-            of_verdict(body.as_bytes())
+            let verdict = format!(r#"{{"reasons":[{reasons}],"as_of":"1970-01-01T00:00:00.007Z","allow":false}}"#);
+            of_verdict(format!(r#"{{"seq":1,"symbol":"W07","verdict":{verdict}}}"#).as_bytes())
         };
-        assert_eq!(of(""), Some((7, 0)));
-        assert_eq!(of(r#""QUOTE_CROSSED","PRICE_MOVED""#), Some((7, 5)));
+        let seen = |state| Some(Seen { symbol: 7, state, as_of: 8 * MILLI - 1 });
+        assert_eq!(of(""), seen(0));
+        assert_eq!(of(r#""QUOTE_CROSSED","PRICE_MOVED""#), seen(5));
         assert_eq!(of(r#""QUOTE_STALE""#), None);
         assert_eq!(of_verdict(br#"{"seq":1,"symbol":"W07","deleted":true}"#), None);
     }

@@ -21,9 +21,10 @@ use crate::measure::quantile;
 use crate::report::{Goal, Report, Row};
 use anyhow::{Context as _, bail};
 use child::Child;
+use marea_model::Nanos;
 use marea_servers::{Kafka, Postgres, Redis};
 use marea_sources::message::JSON;
-use market::{Market, SYMBOLS};
+use market::{Market, SYMBOLS, Seen};
 use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
@@ -63,7 +64,7 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> anyhow::Result<()> 
         child.until_allowed(&redis.url())?;
         for rate in rates {
             let mut figures = [[Vec::new(), Vec::new()], [Vec::new(), Vec::new()]];
-            let (mut seen, mut missed, mut lag) = (0, 0, 0.0_f64);
+            let (mut seen, mut missed, mut left, mut lag) = (0, 0, 0, 0.0_f64);
             let before = Stages::read(&child.metrics()?);
             for _ in 0..options.rounds {
                 for (who, to) in ["w4.relay", &topic].into_iter().enumerate() {
@@ -74,6 +75,7 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> anyhow::Result<()> 
                     if who == 1 {
                         seen += times.len();
                         missed += reader.missed();
+                        left += reader.left();
                         lag = lag.max(child::lag(&child.metrics()?));
                     }
                 }
@@ -83,8 +85,9 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> anyhow::Result<()> 
                 "fast" => [crate::measure::median(&relay_p50) + 1.0, crate::measure::median(&relay_p99) + 5.0],
                 _ => [25.0, f64::INFINITY],
             };
-            let note =
-                format!("{seen} changes, {missed} overtaken by the next; lag at a turn's end {lag} records at most");
+            let note = format!(
+                "{seen} changes, {missed} overtaken by others, {left} never seen; lag at a turn's end {lag} records at most"
+            );
             for (name, base, subject, goal) in [("p50", relay_p50, p50, goals[0]), ("p99", relay_p99, p99, goals[1])] {
                 let what = format!("{publish}, {rate} ticks/s, {name}");
                 let row = Row::compared(PART, what, "ms", base, subject).note(&note);
@@ -124,14 +127,14 @@ impl Turn<'_> {
             while next < count && due(next) <= now {
                 let tick = market.next();
                 if let Some(state) = tick.flips {
-                    reader.expect(tick.symbol, state, due(next));
+                    reader.expect(tick.symbol, Change { state, due: due(next), sent: tick.at });
                 }
                 sender.send(self.topic, tick.partition, tick.key, &tick.body)?;
                 next += 1;
             }
         }
         let began = Instant::now();
-        while !reader.has_all() && began.elapsed() < TAIL {
+        while reader.left() > 0 && began.elapsed() < TAIL {
             std::thread::sleep(Duration::from_millis(5));
         }
         Ok(reader.take())
@@ -166,11 +169,19 @@ impl Sender {
     }
 }
 
+/// What a symbol's quotes became, when that was due, and when it was sent by the wall clock.
+#[derive(Clone, Copy)]
+struct Change {
+    state: usize,
+    due: Instant,
+    sent: Nanos,
+}
+
 /// What the reader waits for.
 #[derive(Default)]
 struct Expected {
-    /// Of each symbol: what its quotes became, and when that was due.
-    by_symbol: Vec<VecDeque<(usize, Instant)>>,
+    /// Of each symbol: the changes that were not seen yet.
+    by_symbol: Vec<VecDeque<Change>>,
     /// Changes due before are not timed.
     from: Option<Instant>,
     times: Vec<f64>,
@@ -198,12 +209,12 @@ impl Reader {
             while !stopped.load(Ordering::Relaxed) {
                 let Ok(message) = channels.get_message() else { continue };
                 let now = Instant::now();
-                let state = match message.get_channel_name() {
+                let seen = match message.get_channel_name() {
                     "verdict:M1" => market::of_verdict(message.get_payload_bytes()),
                     _ => market::of_tick(message.get_payload_bytes()),
                 };
-                if let Some((symbol, state)) = state {
-                    told.lock().unwrap_or_else(PoisonError::into_inner).happened(symbol, state, now);
+                if let Some(seen) = seen {
+                    told.lock().unwrap_or_else(PoisonError::into_inner).happened(seen, now);
                 }
             }
         })?;
@@ -221,12 +232,12 @@ impl Reader {
         });
     }
 
-    fn expect(&self, symbol: usize, state: usize, due: Instant) {
-        self.with(|expected| expected.by_symbol[symbol].push_back((state, due)));
+    fn expect(&self, symbol: usize, change: Change) {
+        self.with(|expected| expected.by_symbol[symbol].push_back(change));
     }
 
-    fn has_all(&self) -> bool {
-        self.with(|expected| expected.by_symbol.iter().all(VecDeque::is_empty))
+    fn left(&self) -> usize {
+        self.with(|expected| expected.by_symbol.iter().map(VecDeque::len).sum())
     }
 
     fn missed(&self) -> usize {
@@ -248,16 +259,18 @@ impl Drop for Reader {
 }
 
 impl Expected {
-    /// What a symbol's quotes did was seen: the earliest change to that is this one, and those before it were overtaken.
-    fn happened(&mut self, symbol: usize, state: usize, now: Instant) {
-        let Some(waiting) = self.by_symbol.get_mut(symbol) else { return };
-        let Some(at) = waiting.iter().position(|(to, due)| *to == state && *due <= now) else { return };
-        for (i, (_, due)) in waiting.drain(..=at).enumerate() {
-            if self.from.is_none_or(|from| due < from) {
+    /// It is the last change to that which may be in it, and those before it were overtaken: whatever was lost, or comes
+    /// again for another reason, no other one is taken for it.
+    fn happened(&mut self, seen: Seen, now: Instant) {
+        let Some(waiting) = self.by_symbol.get_mut(seen.symbol) else { return };
+        let is_it = |change: &Change| change.state == seen.state && change.sent <= seen.as_of;
+        let Some(at) = waiting.iter().rposition(is_it) else { return };
+        for (i, change) in waiting.drain(..=at).enumerate() {
+            if self.from.is_none_or(|from| change.due < from) {
                 continue;
             }
             if i == at {
-                self.times.push((now - due).as_secs_f64() * 1_000.0);
+                self.times.push((now - change.due).as_secs_f64() * 1_000.0);
             } else {
                 self.missed += 1;
             }
@@ -272,4 +285,28 @@ fn program() -> anyhow::Result<std::path::PathBuf> {
         bail!("{} is not there: build it first, cargo build --release -p marea", marea.display());
     }
     Ok(marea)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_that_was_lost_delays_no_other() {
+        let due = Instant::now();
+        let change = |state, sent| Change { state, due: due + Duration::from_nanos(sent as u64), sent };
+        let changes = [(0, 0), (1, 100), (0, 600), (1, 700)].map(|(state, sent)| change(state, sent));
+        let mut expected = Expected { from: Some(due), ..Expected::default() };
+        expected.by_symbol.push(VecDeque::from(changes));
+        let now = due + Duration::from_millis(1);
+        let mut see = |state, as_of| {
+            expected.happened(Seen { symbol: 0, state, as_of }, now);
+            (expected.times.len(), expected.missed, expected.by_symbol[0].len())
+        };
+        assert_eq!(see(1, 99), (0, 0, 4), "it was not sent yet");
+        assert_eq!(see(0, 599), (1, 0, 3));
+        assert_eq!(see(0, 650), (2, 1, 1), "what is between was lost");
+        assert_eq!(see(0, 750), (2, 1, 1), "it came again");
+        assert_eq!(see(1, 750), (3, 1, 0));
+    }
 }

@@ -239,8 +239,17 @@ pub fn format_fixed(mantissa: i128, scale: u8) -> String {
 #[inline]
 pub fn fixed_to_f64(mantissa: i128, scale: u8) -> f64 {
     // Both conversions round to the nearest double; that of 64 bits is one instruction.
-    let units = i64::try_from(mantissa).map_or_else(|_| mantissa as f64, |units| units as f64);
+    let units = match i64::try_from(mantissa) {
+        Ok(units) => units as f64,
+        Err(_) => wide(mantissa),
+    };
     units / pow10(scale) as f64
+}
+
+#[cold]
+#[inline(never)]
+fn wide(mantissa: i128) -> f64 {
+    mantissa as f64
 }
 
 /// A price in units of 10^-scale of its instrument.

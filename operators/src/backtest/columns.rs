@@ -32,7 +32,7 @@ use fearless_simd::Level;
 use group::{Course, Seats, State, lanes};
 use marea_model::num::F64;
 use marea_model::strategy::ATR_PERIOD;
-use marea_model::time::Nanos;
+use marea_model::time::{DAY, Nanos};
 use saved::Saved;
 use segment::LANES;
 use std::ops::Range;
@@ -140,12 +140,16 @@ impl<'a> Tape<'a> {
         days.clear();
         let (kernel, from) = (Atr::new(ATR_PERIOD), bars.start);
         let (mut state, mut seen) = (clock.atr, clock.seen);
+        let mut midnight = Nanos::MIN;
         for i in bars {
             kernel.next(&mut state, seen.min(ATR_PERIOD + 1), series, i);
             seen = seen.saturating_add(1);
             atr.push(state);
-            if i > from && utc_day(series.open_time[i]) != utc_day(series.open_time[i - 1]) {
-                days.push(i);
+            if series.open_time[i] >= midnight {
+                midnight = (i64::from(utc_day(series.open_time[i])) + 1).saturating_mul(DAY);
+                if i > from {
+                    days.push(i);
+                }
             }
         }
         Tape { series, from, atr, days }

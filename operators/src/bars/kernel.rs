@@ -80,6 +80,7 @@ impl Bars {
             if let Some((state, shared)) = self.number(*symbol) {
                 state.appear(shared);
                 // By open time: the last one stays. What is read once more comes after it.
+                state.closed(*open_time, Some(*body));
                 state.last_price = Some(body.close);
                 shared.sealed.push(BarUpsert { symbol: *symbol, open_time: *open_time, body: Some(*body) });
             }
@@ -264,13 +265,15 @@ impl Bars {
             }
         }
         shared.touched = touched;
-        for (symbol, open_time) in shared.amended.drain(..) {
+        for (symbol, open_time) in std::mem::take(&mut shared.amended) {
             let symbol = &mut self.symbols[symbol as usize];
             if let Some(amended) = symbol.amends.get_mut(&open_time) {
                 amended.queued = false;
                 let body = amended.body();
                 if amended.given.replace(body) != Some(body) {
                     bars.push(BarUpsert { symbol: symbol.symbol, open_time, body });
+                    symbol.closed(open_time, body);
+                    symbol.settle_price(shared);
                 }
             }
         }

@@ -79,11 +79,12 @@ pub struct Counts {
     pub dead: i64,
     /// The change of the number of records that wait for a target or a seal.
     pub held: i64,
-    /// Accepted prices more than [`JUMP_PERCENT`] % from the one accepted before: kept, and counted beside the above.
+    /// Accepted prices, in order, more than [`JUMP_PERCENT`] % from the one before (once that has sealed, from the close of
+    /// the last bar): kept, and counted beside the above.
     pub price_jumps: i64,
 }
 
-/// How far, in percent, a price may be from the one accepted before it without being counted as a jump.
+/// How far, in percent, a price may be from the one before it without being counted as a jump.
 pub const JUMP_PERCENT: i128 = 10;
 
 /// All that an epoch gave.

@@ -45,7 +45,9 @@ impl SymbolState {
             self.touch(shared, i);
             let ends = if is_late { self.ends(shared, i, &around) } else { Some([false, true]) };
             self.buckets[i].insert(trade.price, trade.size, gross, ends);
-            self.priced(shared, trade.price);
+            if !is_late {
+                self.priced(shared, key.event_time, trade.price);
+            }
         }
         self.appear(shared);
         self.release(shared, key);
@@ -96,13 +98,16 @@ impl SymbolState {
             }
         }
         let neighbours = self.quotes.insert(quote, &mut shared.quotes);
+        let is_late = key <= hot.last;
         hot.last = hot.last.max(key);
         if let Some(price) = price {
             self.touch(shared, i);
             let bucket = &mut self.buckets[i];
             let [first, last] = ends(neighbours, bucket.open_time, shared.base);
             bucket.insert(price, Size(0), bucket.gross(), Some([first, last]));
-            self.priced(shared, price);
+            if !is_late {
+                self.priced(shared, key.event_time, price);
+            }
         }
         self.latest(shared, quote);
         self.appear(shared);

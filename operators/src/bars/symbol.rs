@@ -32,9 +32,13 @@ pub(super) struct SymbolState {
     /// The open times of `amends` that have not sealed.
     pub(super) unsealed_amends: BTreeSet<Nanos>,
     pub(super) quote: Option<Quote>,
-    /// The last price accepted, in order of arrival, of those that its bars are made of. After a restart without ticks of
-    /// it, the close of its last bar: another one only where its last tick came late or was corrected.
+    /// The price, as it came, of the greatest of the ticks that its bars are made of; once that has sealed, the close of its
+    /// last bar: so it is the same after a restart. (Not where an amend took the last bar away.)
     pub(super) last_price: Option<Price>,
+    /// The event time of that tick.
+    pub(super) priced_at: Nanos,
+    /// Open time and close of its last sealed bar.
+    pub(super) sealed_close: Option<(Nanos, Price)>,
     /// Whether a record of it was ever accepted.
     pub(super) seen: bool,
     /// Whether it stands among the quoted symbols of this epoch.
@@ -64,6 +68,8 @@ impl SymbolState {
             unsealed_amends: BTreeSet::new(),
             quote: None,
             last_price: None,
+            priced_at: Nanos::MIN,
+            sealed_close: None,
             seen: false,
             quoted: false,
             due: Nanos::MAX,
@@ -117,8 +123,9 @@ impl SymbolState {
         }
     }
 
-    /// Takes note of an accepted price that goes into a bar.
-    pub(super) fn priced(&mut self, shared: &mut Shared, price: Price) {
+    /// Takes note of an accepted price that goes into a bar, of a tick after all others.
+    pub(super) fn priced(&mut self, shared: &mut Shared, event_time: Nanos, price: Price) {
+        self.priced_at = event_time;
         if let Some(last) = self.last_price.replace(price) {
             shared.counts.price_jumps += i64::from(is_jump(last, price));
         }
@@ -208,11 +215,13 @@ impl SymbolState {
             shared.retained.forget(pieces.rows());
             sealed = Some(shared.close_time(open_time));
             let before = self.before_appends(open_time);
+            let body = self.buckets[i].standing();
             if touched == UNTOUCHED && before.is_none() && self.unsealed_amends.is_empty() {
+                self.closed(open_time, body);
                 continue;
             }
-            let body = self.buckets[i].standing();
             let last = self.seal_amends(shared, open_time).unwrap_or(body);
+            self.closed(open_time, last);
             if let Some(touched) = shared.touched.get_mut(touched as usize) {
                 touched.sealed = Some(last);
             } else if last != before.unwrap_or(body) {
@@ -230,10 +239,12 @@ impl SymbolState {
         // Bars that no tick made.
         while let Some(open_time) = self.unsealed_amends.first().copied().filter(|open| shared.is_sealed(*open)) {
             if let Some(last) = self.seal_amends(shared, open_time) {
+                self.closed(open_time, last);
                 let symbol = self.number;
                 shared.touched.push(Touched { symbol, open_time, before: None, sealed: Some(last) });
             }
         }
+        self.settle_price(shared);
         self.due = Nanos::MAX;
         let next = [
             self.waiting.first().map(|key| key.event_time.saturating_add(1)),
@@ -242,6 +253,20 @@ impl SymbolState {
         ];
         if let Some(at) = next.into_iter().flatten().min() {
             self.schedule(shared, at);
+        }
+    }
+
+    /// What a bar that has sealed stands at.
+    pub(super) fn closed(&mut self, open_time: Nanos, body: Option<BarBody>) {
+        if let Some(body) = body.filter(|_| self.sealed_close.is_none_or(|(last, _)| last <= open_time)) {
+            self.sealed_close = Some((open_time, body.close));
+        }
+    }
+
+    /// Once the last tick has sealed, its bar says what the last price was.
+    pub(super) fn settle_price(&mut self, shared: &Shared) {
+        if self.priced_at == Nanos::MIN || shared.is_sealed(shared.base.open_time(self.priced_at)) {
+            self.last_price = self.sealed_close.map(|(_, close)| close);
         }
     }
 

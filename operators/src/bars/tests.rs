@@ -718,6 +718,17 @@ fn a_price_far_from_the_last_is_kept_and_counted() {
     assert_eq!((counts.accepted, counts.duplicate, counts.dead, counts.price_jumps), (4, 1, 0, 2));
 }
 
+/// Neither an older tick nor a correction moves what later prices are compared with, until the bar has sealed: what a
+/// restart reads says the same.
+#[test]
+fn a_jump_is_judged_along_event_time() {
+    let mut desk = Desk::new();
+    let late = vec![trade(0, 2, 100, 1), trade(0, 1, 200, 1), trade(0, 3, 105, 1)];
+    assert_eq!(desk.epoch(late, None).counts.price_jumps, 0, "an older tick is not judged");
+    let corrected = vec![correction(0, 3, 1, 400, 1), trade(0, 4, 100, 1)];
+    assert_eq!(desk.epoch(corrected, None).counts.price_jumps, 0, "105 as it came");
+}
+
 /// After a restart a price that is far from the last one is one, whether or not ticks of its symbol are read again.
 #[test]
 fn a_jump_is_known_after_a_restart() {

@@ -161,9 +161,6 @@ impl Committer {
                 break;
             }
         }
-        if let Some(dead_letters) = self.dead_letters {
-            dead_letters.stop();
-        }
         if let Target::Store(store) = self.target {
             runtime.block_on(store.close())?;
         }

@@ -9,20 +9,23 @@
 //! comes again.
 //!
 //! **Form**: the key is where the record stood, `partition@offset.row`; the value its bytes as they came; headers
-//! `marea-reason`, `marea-field`, `marea-value`, `marea-detail`, `marea-epoch`.
+//! `marea-reason`, `marea-field`, `marea-value`, `marea-detail`, `marea-epoch`. Of a record that a broker may not take, the
+//! first [`MOST`] bytes, and `marea-length` says how many there were; the store has them all.
 
 use crate::publish::PublishError;
 use crate::publish::kafka::{KafkaPublisher, KafkaPublisherConfig};
-use crate::store::{Reader, StoreError};
-use marea_model::{DeadLetter, Epoch};
+use crate::store::{Reader, StoreError, StoreTarget, StoredLetter};
+use marea_model::Epoch;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
-use tokio::runtime::Handle;
+use tokio::runtime::Runtime;
 
 /// Letters that are sent before it is waited for their acknowledgements.
-const PAGE: usize = 1_000;
+const PAGE: usize = 100;
+/// Bytes of a record that are sent: a broker takes 1 MiB by default, headers included.
+pub const MOST: usize = 900_000;
 /// How long they may take.
 const WITHIN: Duration = Duration::from_secs(30);
 /// How often it is looked whether there are new ones, though nobody said so.
@@ -52,6 +55,8 @@ enum Trouble {
     Store(#[from] StoreError),
     #[error(transparent)]
     Kafka(#[from] PublishError),
+    #[error("no runtime: {0}")]
+    Runtime(#[from] std::io::Error),
 }
 
 impl DeadLetters {
@@ -59,11 +64,10 @@ impl DeadLetters {
     pub fn start(
         topic: String,
         kafka: KafkaPublisherConfig,
-        reader: Reader,
-        runtime: Handle,
+        store: StoreTarget,
     ) -> std::io::Result<(DeadLetters, JoinHandle<()>)> {
         let shared = Arc::<Shared>::default();
-        let delivery = Delivery { topic, kafka, reader, runtime, shared: shared.clone() };
+        let delivery = Delivery { topic, kafka, store, shared: shared.clone() };
         let thread = std::thread::Builder::new().name("dead letters".into()).spawn(move || delivery.run())?;
         Ok((DeadLetters { shared, thread: thread.thread().clone(), noted: 0 }, thread))
     }
@@ -80,33 +84,44 @@ impl DeadLetters {
     }
 
     /// There will be no more: it ends with what there is, or at the first thing that fails.
-    pub fn stop(&self) {
+    fn stop(&self) {
         self.shared.stopped.store(true, Ordering::Release);
         self.thread.unpark();
+    }
+}
+
+impl Drop for DeadLetters {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
 struct Delivery {
     topic: String,
     kafka: KafkaPublisherConfig,
-    reader: Reader,
-    runtime: Handle,
+    store: StoreTarget,
     shared: Arc<Shared>,
+}
+
+/// What it works with, until something fails. Its own, so that it depends on nobody's end.
+struct Ends {
+    runtime: Runtime,
+    reader: Reader,
+    publisher: KafkaPublisher,
 }
 
 impl Delivery {
     fn run(self) {
-        let mut said = None::<Instant>;
-        let mut publisher = None;
+        let (mut said, mut ends) = (None::<Instant>, None);
         loop {
             // What there is by then is delivered.
             let stopped = self.shared.stopped.load(Ordering::Acquire);
-            match self.deliver(&mut publisher) {
+            match self.deliver(&mut ends) {
                 Ok(true) => said = None,
                 _ if stopped => return,
                 Ok(false) => std::thread::park_timeout(LOOK),
                 Err(trouble) => {
-                    publisher = None;
+                    ends = None;
                     if said.is_none_or(|at| at.elapsed() >= REMIND) {
                         tracing::warn!(topic = self.topic, "dead letters wait in the store: {trouble}");
                         said = Some(Instant::now());
@@ -117,23 +132,29 @@ impl Delivery {
         }
     }
 
+    fn open(&self) -> Result<Ends, Trouble> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let reader = runtime.block_on(Reader::open(self.store.clone()))?;
+        Ok(Ends { runtime, reader, publisher: KafkaPublisher::new(self.kafka.clone())? })
+    }
+
     /// Delivers a page. Whether there was one.
-    fn deliver(&self, publisher: &mut Option<KafkaPublisher>) -> Result<bool, Trouble> {
+    fn deliver(&self, ends: &mut Option<Ends>) -> Result<bool, Trouble> {
+        let Ends { runtime, reader, publisher } = match ends {
+            Some(ends) => ends,
+            None => ends.insert(self.open()?),
+        };
         let mut upper = self.shared.delivered.load(Ordering::Acquire);
         if upper == 0 {
-            upper = self.runtime.block_on(self.reader.dead_letters_upper())?;
+            upper = runtime.block_on(reader.dead_letters_upper())?;
             self.shared.delivered.store(upper, Ordering::Release);
         }
         // Whole epochs, so that where it has come to is an epoch.
-        let letters = self.runtime.block_on(self.reader.dead_letters_from(upper, PAGE))?;
-        let Some((_, last)) = letters.last() else { return Ok(false) };
-        let publisher = match publisher {
-            Some(publisher) => publisher,
-            None => publisher.insert(KafkaPublisher::new(self.kafka.clone())?),
-        };
-        for (letter, epoch) in &letters {
-            let (headers, key) = (headers(letter, *epoch), letter.cursor.to_string());
-            publisher.send_with(&self.topic, key.as_bytes(), &headers, &letter.original)?;
+        let letters = runtime.block_on(reader.dead_letters_from(upper, PAGE, MOST))?;
+        let Some(last) = letters.last().map(|letter| letter.epoch) else { return Ok(false) };
+        for sent in &letters {
+            let (headers, key) = (headers(sent), sent.letter.cursor.to_string());
+            publisher.send_with(&self.topic, key.as_bytes(), &headers, &sent.letter.original)?;
         }
         publisher.flush(WITHIN)?;
         self.shared.delivered.store(last + 1, Ordering::Release);
@@ -141,12 +162,16 @@ impl Delivery {
     }
 }
 
-fn headers(letter: &DeadLetter, epoch: Epoch) -> [(&'static str, String); 5] {
-    [
+fn headers(StoredLetter { letter, epoch, length }: &StoredLetter) -> Vec<(&'static str, String)> {
+    let mut headers = vec![
         ("marea-reason", letter.reason.to_string()),
         ("marea-field", letter.field.clone()),
         ("marea-value", letter.value.clone()),
         ("marea-detail", letter.detail.clone()),
         ("marea-epoch", epoch.to_string()),
-    ]
+    ];
+    if *length > letter.original.len() as u64 {
+        headers.push(("marea-length", length.to_string()));
+    }
+    headers
 }

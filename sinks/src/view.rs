@@ -262,10 +262,20 @@ impl View {
 
     /// Takes the metrics of epochs in that [`apply`](View::apply) has taken in. They are many, so that verdicts go first.
     pub fn follow(&self, epochs: &[ClosedEpoch]) {
-        let rows = || epochs.iter().flat_map(|closed| &closed.rows.metrics);
-        if rows().next().is_some() {
-            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-            rows().for_each(|row| state.metrics(row));
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        for closed in epochs {
+            closed.rows.metrics.iter().for_each(|row| state.metrics(row));
+            for change in &closed.changes {
+                match change {
+                    Change::Upsert(Output::Metrics(row)) => state.metrics(row),
+                    Change::Delete(Output::Metrics(row)) => {
+                        if let Some(rows) = state.metrics.get_mut(&row.symbol) {
+                            rows.remove(&(row.strategy, row.timeframe, row.window));
+                        }
+                    }
+                    _ => {}
+                }
+            }
         }
     }
 
@@ -463,13 +473,7 @@ impl State {
                     self.fresh.insert((bar.symbol, bar.timeframe, bar.open_time));
                 }
             }
-            Change::Upsert(Output::Metrics(row)) => self.metrics(row),
-            Change::Delete(Output::Metrics(row)) => {
-                if let Some(rows) = self.metrics.get_mut(&row.symbol) {
-                    rows.remove(&(row.strategy, row.timeframe, row.window));
-                }
-            }
-            // Recommendations and verdicts come with their seq, from the audit; the rest stays in the store.
+            // Metrics follow; recommendations and verdicts come with their seq, from the audit; the rest stays in the store.
             Change::Upsert(_) | Change::Delete(_) => {}
         }
     }
@@ -544,9 +548,11 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture::{OPEN, bar, closed, symbol, up};
+    use crate::fixture::{OPEN, bar, closed, metrics, symbol, up};
     use crate::store::Ledger;
+    use marea_model::Rows;
     use marea_model::time::SECOND;
+    use std::sync::Arc;
 
     fn minute(i: i64) -> Output {
         Output::Bar(bar("IBM", Timeframe::M1, OPEN + i * 60 * SECOND, [100 + i; 4], 2))
@@ -589,5 +595,25 @@ mod tests {
         let epochs = [closed(1, bars.collect())];
         view.apply(&epochs, &Ledger::new(1).commit(&epochs).unwrap());
         assert_eq!(kept(&view), (Some((1, 300)), 299, true));
+    }
+
+    #[test]
+    fn metrics_follow_in_the_order_of_their_epochs() {
+        let view = View::new(Clock::Event);
+        let row = |sharpe| metrics("IBM", "a", MetricsWindow::All, Some(sharpe));
+        let table = |epoch, sharpe| {
+            let rows = Rows { metrics: vec![row(sharpe)], ..Rows::default() };
+            ClosedEpoch { rows: Arc::new(rows), ..closed(epoch, vec![]) }
+        };
+        let mut ledger = Ledger::new(1);
+        let mut apply = |epochs: &[ClosedEpoch]| {
+            view.apply(epochs, &ledger.commit(epochs).unwrap());
+            view.follow(epochs);
+            view.metrics(symbol("IBM"))
+        };
+        let edited = closed(2, vec![up(Output::Metrics(Box::new(row(0.5))))]);
+        assert_eq!(apply(&[table(1, 0.25), edited]), [row(0.5)]);
+        let gone = closed(4, vec![Change::Delete(Output::Metrics(Box::new(row(0.75))))]);
+        assert_eq!(apply(&[table(3, 0.75), gone]), []);
     }
 }

@@ -7,7 +7,6 @@ use marea_sinks::DeadLetters;
 use marea_sinks::publish::kafka::KafkaPublisherConfig;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tokio::runtime::Handle;
 
 /// How long a run that ends waits for what is under way. What is not there by then, the next start delivers.
 const END: Duration = Duration::from_secs(1);
@@ -16,7 +15,6 @@ const END: Duration = Duration::from_secs(1);
 pub(super) fn deliver(
     config: &Config,
     target: &Target,
-    runtime: &Handle,
 ) -> Result<(Option<DeadLetters>, Option<JoinHandle<()>>), Failure> {
     let kafka = &config.source.kafka;
     let (Some(topic), Target::Store(store)) = (&kafka.dead_letters, target) else { return Ok((None, None)) };
@@ -25,7 +23,7 @@ pub(super) fn deliver(
     }
     let publisher =
         KafkaPublisherConfig { security: kafka.security.clone(), ..KafkaPublisherConfig::new(&kafka.brokers) };
-    let started = DeadLetters::start(topic.clone(), publisher, store.reader(), runtime.clone());
+    let started = DeadLetters::start(topic.clone(), publisher, store.target().clone());
     let (letters, thread) = started.map_err(Failure::failed)?;
     Ok((Some(letters), Some(thread)))
 }

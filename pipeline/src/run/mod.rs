@@ -292,7 +292,7 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
     };
 
     let (dead_letters, delivery) = match resume {
-        true => letters::deliver(&config, &target, runtime.handle())?,
+        true => letters::deliver(&config, &target)?,
         false => (None, None),
     };
 

@@ -97,7 +97,10 @@ impl Ledger {
     pub(crate) fn replace(&mut self, reread: Ledger) {
         let landed = reread.standing.upper > self.standing.upper;
         let repairs = std::mem::take(&mut self.repairs);
+        // What is to be mended behind may not have been noted yet.
+        let low = self.standing.indicators_low.min(reread.standing.indicators_low);
         *self = reread;
+        self.standing.indicators_low = low;
         self.repairs = if landed { Vec::new() } else { repairs };
     }
 

@@ -51,7 +51,7 @@ mod writer;
 pub use error::StoreError;
 pub use ledger::Ledger;
 pub(crate) use ledger::{payload_of, without_as_of};
-pub use reader::Reader;
+pub use reader::{Reader, StoredLetter};
 pub use target::{Chunks, StoreTarget};
 pub use verify::Difference;
 pub use writer::{Store, migrate};

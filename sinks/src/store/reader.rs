@@ -9,6 +9,17 @@ use marea_model::cursor::Reason;
 use marea_model::live::ConfigUpdate;
 use marea_model::{AccountId, Bar, Cursor, DeadLetter, Epoch, Nanos, Partition, Symbol, Timeframe};
 
+/// A dead letter as it stands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StoredLetter {
+    /// It, its bytes perhaps cut off.
+    pub letter: DeadLetter,
+    /// The epoch in which it died.
+    pub epoch: Epoch,
+    /// How many bytes it had.
+    pub length: u64,
+}
+
 /// Read queries of the feed, on connections of their own: they see what is committed and block no writer.
 #[derive(Clone, Debug)]
 pub struct Reader {
@@ -127,14 +138,19 @@ impl Reader {
         rows.first().copied().ok_or_else(|| self.named.broken("pipeline has none"))
     }
 
-    /// The dead letters of whole epochs from `upper` on, with their epochs, rising: about `limit` of them, and at least
-    /// those of one epoch, if there are any.
-    pub async fn dead_letters_from(&self, upper: Epoch, limit: usize) -> Result<Vec<(DeadLetter, Epoch)>, StoreError> {
+    /// The dead letters of whole epochs from `upper` on, rising by epoch: about `limit` of them, and at least those of one
+    /// epoch, if there are any; of each at most so many `bytes`.
+    pub async fn dead_letters_from(
+        &self,
+        upper: Epoch,
+        limit: usize,
+        bytes: usize,
+    ) -> Result<Vec<StoredLetter>, StoreError> {
         let end = "SELECT coalesce(max(epoch), 0) FROM \
                    (SELECT epoch FROM dead_letters WHERE epoch >= $1 ORDER BY epoch LIMIT $2) first";
         let sql = format!(
-            "SELECT source_partition, source_offset, source_row, reason, field, value, detail, original, epoch \
-             FROM dead_letters WHERE epoch >= $1 AND epoch <= ({end}) \
+            "SELECT source_partition, source_offset, source_row, reason, field, value, detail, \
+             substr(original, 1, {bytes}), epoch, length(original) FROM dead_letters WHERE epoch >= $1 AND epoch <= ({end}) \
              ORDER BY epoch, source_partition, source_offset, source_row, reason"
         );
         self.all(&sql, &[upper.into(), (limit as u64).into()], dead_letter).await
@@ -180,7 +196,7 @@ impl Reader {
     }
 }
 
-fn dead_letter(row: &Row) -> Result<(DeadLetter, Epoch), String> {
+fn dead_letter(row: &Row) -> Result<StoredLetter, String> {
     let cursor = Cursor {
         partition: row.parse(0, Partition::new)?,
         offset: row.unsigned(1)?,
@@ -196,5 +212,5 @@ fn dead_letter(row: &Row) -> Result<(DeadLetter, Epoch), String> {
         detail: row.text(6)?.to_owned(),
         original: row.bytes(7)?,
     };
-    Ok((letter, row.unsigned(8)?))
+    Ok(StoredLetter { letter, epoch: row.unsigned(8)?, length: row.unsigned(9)? })
 }

@@ -1,18 +1,19 @@
 //! Series that were added to the configuration since the last run: indicators, and timeframes with all that is computed
 //! of their bars. The dataflow computes them for all history, and the store has none of it.
 //!
-//! A series is an addition where it has sealed rows after the last one that stands. So is one that was taken away for a
-//! while. Cost: a step in the index for each symbol and series that stands; a look through a series that does not.
+//! A series is an addition where its last sealed row does not stand. So is one that was taken away for a while. Cost: one
+//! look-up a timeframe and indicator.
 
-use super::cell::Cell;
 use super::link::{Link, Named};
-use super::tables::{self, Table};
-use super::verify::symbols;
 use super::{Standing, StoreError, load::last_open};
 use marea_model::output::Change;
-use marea_model::{Nanos, Output, Timeframe};
+use marea_model::{Nanos, Output, Symbol, Timeframe};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+const BAR: &str = "SELECT 1 FROM bars WHERE symbol = $1 AND timeframe = $2 AND open_time = $3";
+const INDICATOR: &str =
+    "SELECT 1 FROM indicators WHERE symbol = $1 AND timeframe = $2 AND open_time = $3 AND name = $4";
 
 /// What was added.
 #[derive(Debug, Default)]
@@ -31,34 +32,36 @@ impl Added {
     ) -> Result<Added, StoreError> {
         let sealed = |timeframe| last_open(standing.progress.sealed_through, timeframe);
         // The last sealed row of each, of those that must all stand.
-        let mut bars: BTreeMap<Timeframe, Nanos> = BTreeMap::new();
-        let mut indicators: BTreeMap<(Timeframe, Arc<str>), Nanos> = BTreeMap::new();
+        let mut bars: BTreeMap<Timeframe, (Nanos, Symbol)> = BTreeMap::new();
+        let mut indicators: BTreeMap<(Timeframe, Arc<str>), (Nanos, Symbol)> = BTreeMap::new();
         for change in state {
             match change {
                 Change::Upsert(Output::Bar(row)) if row.open_time <= sealed(row.timeframe) => {
-                    let last = bars.entry(row.timeframe).or_insert(Nanos::MIN);
-                    *last = row.open_time.max(*last);
+                    let at = (row.open_time, row.symbol);
+                    let last = bars.entry(row.timeframe).or_insert(at);
+                    *last = at.max(*last);
                 }
                 Change::Upsert(Output::Indicator(row))
                     if row.open_time <= sealed(row.timeframe) && row.open_time < standing.indicators_low =>
                 {
-                    let last = indicators.entry((row.timeframe, row.name.clone())).or_insert(Nanos::MIN);
-                    *last = row.open_time.max(*last);
+                    let at = (row.open_time, row.symbol);
+                    let last = indicators.entry((row.timeframe, row.name.clone())).or_insert(at);
+                    *last = at.max(*last);
                 }
                 _ => {}
             }
         }
         let mut added = Added::default();
-        for (timeframe, last) in bars {
-            let stands = last_of(link, named, &tables::BARS, "", &[timeframe.to_string().into()]).await?;
-            if stands.is_none_or(|stands| stands < last) {
+        for (timeframe, (last, symbol)) in bars {
+            let key = [symbol.as_str().to_owned().into(), timeframe.to_string().into(), last.into()];
+            if link.rows(named, BAR, &key).await?.is_empty() {
                 added.timeframes.insert(timeframe);
             }
         }
-        for ((timeframe, name), last) in indicators {
-            let arguments = [timeframe.to_string().into(), name.to_string().into()];
-            let stands = last_of(link, named, &tables::INDICATORS, "AND t.name = $2", &arguments).await?;
-            if stands.is_none_or(|stands| stands < last) {
+        for ((timeframe, name), (last, symbol)) in indicators {
+            let symbol = symbol.as_str().to_owned();
+            let key = [symbol.into(), timeframe.to_string().into(), last.into(), name.to_string().into()];
+            if link.rows(named, INDICATOR, &key).await?.is_empty() {
                 added.indicators.insert((timeframe, name));
             }
         }
@@ -84,23 +87,4 @@ impl Added {
             bars.chain(self.indicators.iter().map(|(timeframe, name)| format!("{name} of {timeframe}"))).collect();
         (!all.is_empty()).then(|| all.join(", "))
     }
-}
-
-/// The open time of the last row of a series, over all symbols.
-async fn last_of(
-    link: &mut Link,
-    named: &Named,
-    table: &Table,
-    which: &str,
-    arguments: &[Cell],
-) -> Result<Option<Nanos>, StoreError> {
-    let sql = format!(
-        "{} SELECT max((SELECT t.open_time FROM {} t WHERE t.symbol = s.symbol AND t.timeframe = $1 {which} \
-         ORDER BY t.open_time DESC LIMIT 1)) FROM symbols s WHERE s.symbol IS NOT NULL",
-        symbols(table),
-        table.name
-    );
-    let rows = link.rows(named, &sql, arguments).await?;
-    let last = |row: &super::cell::Row| row.optional_int(0);
-    rows.first().map(last).transpose().map(Option::flatten).map_err(|error| named.broken(error))
 }

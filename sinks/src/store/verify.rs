@@ -30,8 +30,7 @@ pub struct Difference {
     pub stood: Option<String>,
     /// What should have stood. None: nothing.
     pub should: Option<String>,
-    /// Whether it says no more than that the process was killed before it wrote this row, or that the configuration has
-    /// more series than the last run's: no alarm.
+    /// Whether it says no more than that the process was killed before it wrote this row: no alarm.
     pub was_due: bool,
 }
 
@@ -186,7 +185,7 @@ impl<'a> Comparison<'a> {
 
     fn differs(&mut self, key: Key, stood: Option<String>, should: Option<String>, row: Option<&Output>) {
         self.repairs.push((key.clone(), row.cloned()));
-        let was_due = was_due(&key, self.standing) || row.is_some_and(|row| self.added.has(row));
+        let was_due = was_due(&key, self.standing);
         self.differences.push(Difference { key, stood, should, was_due });
     }
 
@@ -194,7 +193,11 @@ impl<'a> Comparison<'a> {
     fn finish(mut self) -> (Vec<Difference>, Vec<Repair>) {
         for change in self.state {
             let Change::Upsert(row) = change else { continue };
-            if !is_unsealed(row, self.standing) && !self.added.has(row) {
+            if self.added.has(row) {
+                self.repairs.push((row.key(), Some(row.clone())));
+                continue;
+            }
+            if !is_unsealed(row, self.standing) {
                 continue;
             }
             let key = row.key();

@@ -34,6 +34,8 @@ pub(super) struct SymbolState {
     pub(super) quote: Option<Quote>,
     /// The price, as it came, of the greatest of the ticks that its bars are made of; once that has sealed, the close of its
     /// last bar: so it is the same after a restart. (Not where an amend took the last bar away.)
+    /// Where that tick was busted or corrected, or its bar amended, what a later price is held against depends on whether an
+    /// epoch was cut since: `price_jumps` alone, which is a hint and no state, shows that.
     pub(super) last_price: Option<Price>,
     /// The event time of that tick.
     pub(super) priced_at: Nanos,

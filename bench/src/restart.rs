@@ -45,8 +45,14 @@ pub struct Options {
 
 const SMALL: u64 = 10_000;
 /// Bars in the store, and ticks to read again.
-const SIZES: [(u64, u64); 5] =
-    [(SMALL, SMALL), (100_000, SMALL), (1_000_000, SMALL), (SMALL, 100_000), (SMALL, 1_000_000)];
+const SIZES: [(u64, u64); 6] = [
+    (SMALL, SMALL),
+    (100_000, SMALL),
+    (1_000_000, SMALL),
+    (SMALL, 100_000),
+    (SMALL, 1_000_000),
+    (1_000_000, 1_000_000),
+];
 
 /// Times all of them, and gives the table.
 ///

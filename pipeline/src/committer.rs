@@ -11,6 +11,7 @@
 //! 3. While the store cannot be written nothing is acknowledged: closed epochs wait, then the engine, then the sources.
 //!    The feed's heartbeat stops, so that readers block.
 //! 4. Epochs that change nothing commit together with the next one that does, or once a second.
+//! 5. Where values are published before their commit, commits are some time apart.
 
 use crate::cutter::Clock;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -24,7 +25,7 @@ use marea_sinks::store::{AuditEntry, Ledger, Standing};
 use marea_sinks::{Committed, DeadLetters, Feed, Metrics, State, Store, StoreError, failpoint};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
-use tokio::runtime::Handle;
+use tokio::runtime::Runtime;
 
 /// How often epochs that change nothing are committed.
 const EMPTY_EVERY: Duration = Duration::from_secs(1);
@@ -96,6 +97,8 @@ pub struct Committer {
     pub acknowledge: marea_sources::Committed,
     /// Whether the first epoch is what stands in the store, computed once more.
     pub restored: bool,
+    /// The least time from the end of a commit to the beginning of the next one.
+    pub every: Duration,
     /// Past this moment, once there is one, a store that cannot be written is given up.
     pub deadline: Box<dyn Fn() -> Option<Instant> + Send>,
 }
@@ -114,8 +117,9 @@ pub struct Outcome {
 }
 
 impl Committer {
-    /// Commits until the engine is closed and drained. Blocks.
-    pub fn run(mut self, outputs: &Receiver<ClosedEpoch>, runtime: &Handle) -> Result<Outcome, StoreError> {
+    /// Commits until the engine is closed and drained. Blocks; `runtime` is the one on which the store was opened, best of
+    /// one thread and for this alone: then an answer of the store wakes whoever waits for it, and nobody else.
+    pub fn run(mut self, outputs: &Receiver<ClosedEpoch>, runtime: &Runtime) -> Result<Outcome, StoreError> {
         let mut outcome = Outcome::default();
         if self.restored && !self.restore(outputs, &mut outcome, runtime)? {
             return Ok(outcome);
@@ -129,6 +133,7 @@ impl Committer {
         let mut last_commit = Instant::now();
         let mut way = Way::default();
         loop {
+            std::thread::sleep(self.every.saturating_sub(last_commit.elapsed()));
             let ended = self.gather(outputs, &mut pending, &mut way, EMPTY_EVERY.saturating_sub(last_commit.elapsed()));
             let idle = pending.iter().all(|epoch| size(epoch) == 0 && epoch.dead.is_empty());
             if !pending.is_empty() && (ended || !idle || last_commit.elapsed() >= EMPTY_EVERY) {
@@ -173,7 +178,7 @@ impl Committer {
         &mut self,
         outputs: &Receiver<ClosedEpoch>,
         outcome: &mut Outcome,
-        runtime: &Handle,
+        runtime: &Runtime,
     ) -> Result<bool, StoreError> {
         let Ok(mut closed) = outputs.recv() else { return Ok(false) };
         closed.expand();
@@ -253,7 +258,7 @@ impl Committer {
         pending.push(epoch);
     }
 
-    fn commit(&mut self, epochs: &[ClosedEpoch], notes: &[Note], runtime: &Handle) -> Result<Committed, StoreError> {
+    fn commit(&mut self, epochs: &[ClosedEpoch], notes: &[Note], runtime: &Runtime) -> Result<Committed, StoreError> {
         let acknowledged = self.acknowledge.take_acknowledged();
         if let Target::Store(store) = &mut self.target {
             store.note_acknowledged(acknowledged);
@@ -279,7 +284,7 @@ impl Committer {
     }
 
     /// Lets metrics and indicators follow: a chunk where some are due, more while no epoch waits; all of them at the end.
-    fn follow(&mut self, outputs: &Receiver<ClosedEpoch>, ended: bool, runtime: &Handle) -> Result<(), StoreError> {
+    fn follow(&mut self, outputs: &Receiver<ClosedEpoch>, ended: bool, runtime: &Runtime) -> Result<(), StoreError> {
         loop {
             let more = self.persistently(|target| match target {
                 Target::Store(store) if ended => runtime.block_on(store.settle()).map(|()| false),
@@ -455,6 +460,7 @@ mod tests {
             notes,
             acknowledge: marea_sources::Committed::default(),
             restored: false,
+            every: Duration::ZERO,
             deadline: Box::new(|| None),
         }
     }
@@ -484,7 +490,7 @@ mod tests {
         }
         drop(out);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let outcome = committer.run(&outputs, runtime.handle()).unwrap();
+        let outcome = committer.run(&outputs, &runtime).unwrap();
         assert_eq!((outcome.epoch, outcome.totals.records_in, outcome.state.rows().len()), (600, 600, 3));
         assert!(outcome.totals.balanced() && outcome.dead.is_empty());
         for stage in ["dataflow", "commit", "publish"] {
@@ -513,11 +519,12 @@ mod tests {
             notes,
             acknowledge: marea_sources::Committed::default(),
             restored: false,
+            every: Duration::ZERO,
             deadline: Box::new(|| None),
         };
         (1..=10).for_each(|i| out.send(epoch(i, 2)).unwrap());
         drop(out);
-        let outcome = committer.run(&outputs, runtime.handle()).unwrap();
+        let outcome = committer.run(&outputs, &runtime).unwrap();
         assert_eq!((outcome.epoch, outcome.state.rows().len()), (10, 0));
         let again = runtime.block_on(Store::open(&path)).unwrap();
         assert_eq!((again.standing().upper, again.standing().totals), (11, outcome.totals));
@@ -537,7 +544,8 @@ mod tests {
                 sqlx::query_scalar::<_, i64>(tries).fetch_one(&mut connection).await.unwrap()
             })
         };
-        let store = runtime.block_on(Store::open(marea_sinks::store::StoreTarget::parse(&url))).unwrap();
+        let writing = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let store = writing.block_on(Store::open(marea_sinks::store::StoreTarget::parse(&url))).unwrap();
         execute(
             "CREATE SEQUENCE tries; CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
              PERFORM nextval('tries'); RAISE EXCEPTION 'no space' USING ERRCODE = '53100'; END $$; \
@@ -545,12 +553,12 @@ mod tests {
         );
         let (out, outputs) = crossbeam_channel::unbounded();
         let committer = Committer { target: Target::Store(Box::new(store)), ..in_memory(crossbeam_channel::never()) };
-        let (acknowledged, handle) = (committer.acknowledge.clone(), runtime.handle().clone());
+        let acknowledged = committer.acknowledge.clone();
         let partition = marea_model::Partition::new("ticks").unwrap();
         let mark = marea_model::PartitionMark { partition, low: 0, upper: 7, greatest: None, fingerprint: None };
         out.send(ClosedEpoch { marks: vec![mark], ..epoch(1, 2) }).unwrap();
         drop(out);
-        let committing = std::thread::spawn(move || committer.run(&outputs, &handle));
+        let committing = std::thread::spawn(move || committer.run(&outputs, &writing));
         let began = Instant::now();
         while execute("SELECT 1") < 3 {
             assert!(began.elapsed() < Duration::from_secs(60) && !committing.is_finished(), "not tried again");

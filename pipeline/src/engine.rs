@@ -35,8 +35,9 @@ const QUEUED_EPOCHS: usize = 256;
 /// Ticks that a worker is fed before it steps. One epoch may have more.
 const ROUND_TICKS: usize = 4_096;
 
-/// Closed epochs that wait for the committer, and cuts that wait to be closed.
-const CLOSED: usize = 64;
+/// Closed epochs that wait for the committer, and cuts that wait to be closed: as many as a transaction takes, so that
+/// what is published before its commit is not held up by one.
+const CLOSED: usize = 256;
 
 /// How long an idle worker looks again before it sleeps, leaving the core to whoever wants it.
 const WATCHFUL: Duration = Duration::from_micros(100);
@@ -163,20 +164,23 @@ pub enum EngineError {
 impl Engine {
     /// Starts the workers.
     pub fn start(config: &EngineConfig) -> Result<Engine, EngineError> {
-        Engine::start_watched(config, |_| ())
+        Engine::start_watched(config, |_| (), |_| ())
     }
 
-    /// Starts the workers; each calls `beat` with its index at least once a second while it is alive.
+    /// Starts the workers; each calls `beat` with its index at least once a second while it is alive, and `closed` with
+    /// each epoch that it closes, in order, before anybody else has it.
     pub fn start_watched(
         config: &EngineConfig,
         beat: impl Fn(usize) + Send + Sync + 'static,
+        closed: impl FnMut(&ClosedEpoch) + Send + 'static,
     ) -> Result<Engine, EngineError> {
+        let tell = Box::new(closed);
         let peers = config.workers.max(1);
         config.dataflow.scan(0, peers)?;
         let (cuts, cuts_in) = bounded::<Cut>(QUEUED_EPOCHS + CLOSED);
         let (closed, outputs) = unbounded();
         let waiting = (0..peers).map(|_| VecDeque::new()).collect();
-        let gatherer = Mutex::new(Gatherer { waiting, cuts: cuts_in, closed: Some(closed.clone()) });
+        let gatherer = Mutex::new(Gatherer { waiting, cuts: cuts_in, closed: Some(closed.clone()), tell });
         let (thread_out, thread_in) = bounded::<(usize, Thread)>(peers);
         let queues: Vec<Arc<Queue>> = (0..peers).map(|_| Arc::default()).collect();
         let takers: Mutex<Vec<_>> = Mutex::new(queues.iter().map(|queue| Some(Taker(queue.clone()))).collect());
@@ -315,6 +319,8 @@ struct Gatherer {
     cuts: Receiver<Cut>,
     /// None once nobody reads any more.
     closed: Option<Sender<ClosedEpoch>>,
+    /// Who has them first.
+    tell: Box<dyn FnMut(&ClosedEpoch) + Send>,
 }
 
 impl Gatherer {
@@ -326,7 +332,9 @@ impl Gatherer {
             let parts = self.waiting.iter_mut().filter_map(VecDeque::pop_front);
             // It was sent before the workers were fed.
             let cut = self.cuts.recv().map_err(|_| EngineError::Stopped)?;
-            if closed.send(close(cut, parts)).is_err() {
+            let epoch = close(cut, parts);
+            (self.tell)(&epoch);
+            if closed.send(epoch).is_err() {
                 // Whoever waits to hand over another cut is told.
                 (self.closed, self.cuts) = (None, never());
                 return Err(EngineError::Stopped);

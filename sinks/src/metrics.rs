@@ -34,11 +34,16 @@ pub enum Stage {
     Commit,
     /// From there until the feed has told it.
     Publish,
+    /// From when its epoch closed until Redis has its values before their commit, where they are published early.
+    Early,
+    /// From its commit until Redis has all of it.
+    Redis,
 }
 
 impl Stage {
     /// All of them, in order.
-    pub const ALL: [Stage; 5] = [Stage::Decode, Stage::EpochWait, Stage::Dataflow, Stage::Commit, Stage::Publish];
+    pub const ALL: [Stage; 7] =
+        [Stage::Decode, Stage::EpochWait, Stage::Dataflow, Stage::Commit, Stage::Publish, Stage::Early, Stage::Redis];
 
     /// Its label.
     pub fn as_str(self) -> &'static str {
@@ -48,6 +53,8 @@ impl Stage {
             Stage::Dataflow => "dataflow",
             Stage::Commit => "commit",
             Stage::Publish => "publish",
+            Stage::Early => "early",
+            Stage::Redis => "redis",
         }
     }
 }
@@ -71,7 +78,7 @@ struct Inner {
     frontier_lag: GaugeVec,
     end_to_end: Histogram,
     /// As [`Stage::ALL`].
-    stages: [Histogram; 5],
+    stages: [Histogram; Stage::ALL.len()],
     commit: HistogramVec,
     commit_failures: IntCounterVec,
     corrections: IntCounterVec,

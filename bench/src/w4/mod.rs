@@ -52,6 +52,11 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> anyhow::Result<()> 
     let reader = Reader::start(&redis.url())?;
     let relay = Relay::start(&kafka, &redis.url(), "w4.relay", PARTITIONS)?;
     for publish in ["fast", "durable"] {
+        let wanted = |rate: &&u64| format!("{publish}, {rate} ticks/s").contains(&options.only);
+        let rates: Vec<u64> = rates.iter().filter(wanted).copied().collect();
+        if rates.is_empty() {
+            continue;
+        }
         let topic = format!("w4.{publish}");
         let store = postgres.database(&format!("w4_{publish}"));
         let mut market = Market::new();
@@ -62,7 +67,7 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> anyhow::Result<()> 
         }
         sender.flush()?;
         child.until_allowed(&redis.url())?;
-        for rate in rates {
+        for rate in &rates {
             let mut figures = [[Vec::new(), Vec::new()], [Vec::new(), Vec::new()]];
             let (mut seen, mut missed, mut left, mut lag) = (0, 0, 0, 0.0_f64);
             let before = Stages::read(&child.metrics()?);

@@ -11,7 +11,6 @@
 //! not, and will be read again.
 
 mod cutting;
-mod early;
 mod letters;
 mod live;
 mod rebuild;
@@ -33,6 +32,7 @@ use crossbeam_channel::{bounded, unbounded};
 use cutting::Cutting;
 use marea_model::codec::Decoder;
 use marea_model::cursor::Batch;
+use marea_model::output::ClosedEpoch;
 use marea_model::time::SECOND;
 use marea_model::{ConfigUpdate, Instruments, Nanos};
 use marea_sinks::redis::Redis;
@@ -51,6 +51,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Batches that wait for the cutter.
 const BATCHES: usize = 8;
+/// The least time between two commits where whoever wants a value at once has it before: each costs the store, the worker
+/// and Redis a share of the cores that the next value needs.
+const PACE: Duration = Duration::from_millis(20);
 /// How often metrics are given: nothing waits for them, and there may be very many.
 const METRICS_EVERY: Nanos = SECOND;
 /// How long commits are tried again after a signal, so that the process is gone within 10 s of it: the last one may wait
@@ -226,14 +229,16 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
     watch_signals(&runtime, &shutdown);
 
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), config.source.kind.as_str());
-    let (mut target, reader) = open_store(store.as_ref(), resume, &runtime, &shutdown)?;
+    let writing = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let writing = writing.map_err(|e| Failure::failed(format!("cannot start the store's runtime: {e}")))?;
+    let (mut target, reader) = open_store(store.as_ref(), resume, &writing, &shutdown)?;
     // Before anything is computed of what is left.
     let (generation, marks) = (target.standing().generation, target.standing().partitions.clone());
     let preparing =
         Preparing { config: &config, instruments: &instruments, acknowledge: &acknowledge, lags: &lags, marks: &marks };
     let lost = preparing.lost(&shutdown.stop)?;
     let base = config.pipeline.timeframes[0];
-    let restoration = restoration(&mut target, base, !lost.is_empty(), &runtime, &shutdown)?;
+    let restoration = restoration(&mut target, base, !lost.is_empty(), &writing, &shutdown)?;
     if shutdown.is_stopped() {
         return Err(Failure::Stopped);
     }
@@ -308,7 +313,19 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
     };
     let watched = feed.clone();
     let beat = move |worker| watched.iter().for_each(|feed| feed.health().beat(worker));
-    let mut engine = Engine::start_watched(&engine_config, beat).map_err(Failure::failed)?;
+    let mut engine = match (config.publish, &redis) {
+        (Publish::Fast, Some((redis, _))) => {
+            let (redis, mut restored) = (redis.clone(), restoration.is_some());
+            let early = move |closed: &ClosedEpoch| match std::mem::take(&mut restored) {
+                // It is what stands already.
+                true => {}
+                false => redis.early(closed),
+            };
+            Engine::start_watched(&engine_config, beat, early)
+        }
+        _ => Engine::start_watched(&engine_config, beat, |_| ()),
+    }
+    .map_err(Failure::failed)?;
 
     let (notes_out, notes) = unbounded();
     let committer = Committer {
@@ -323,18 +340,16 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
         notes,
         acknowledge: acknowledge.clone(),
         restored: restoration.is_some(),
+        every: if config.publish == Publish::Fast && redis.is_some() { PACE } else { Duration::ZERO },
         deadline: Box::new({
             let at = shutdown.at.clone();
             move || at.get().map(|at| *at + DRAIN)
         }),
     };
-    let mut outputs = engine.take_outputs();
-    if let (Publish::Fast, Some((redis, _))) = (config.publish, &redis) {
-        outputs = early::publish(outputs, redis.clone(), restoration.is_some())?;
-    }
+    let outputs = engine.take_outputs();
     let committer = spawn("committer", {
-        let (handle, shutdown) = (runtime.handle().clone(), shutdown.clone());
-        move || match committer.run(&outputs, &handle) {
+        let shutdown = shutdown.clone();
+        move || match committer.run(&outputs, &writing) {
             Ok(outcome) => Some(outcome),
             Err(error) => {
                 shutdown.fail(error);

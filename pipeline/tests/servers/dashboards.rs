@@ -151,8 +151,11 @@ impl Grafana {
     }
 }
 
-/// A panel, an annotation or a variable of type query that PostgreSQL answers.
-fn check_sql(what: &str, target: &Value, sql: &str, url: &str) -> Result<(), String> {
+/// How many rows of a query are shown.
+const SHOWN: usize = 5;
+
+/// A panel, an annotation or a variable of type query that PostgreSQL answers: its first rows.
+fn check_sql(what: &str, target: &Value, sql: &str, url: &str) -> Result<String, String> {
     let rows = rows(url, sql).map_err(|e| format!("{what}: {e}{sql}"))?;
     if rows.len() < 2 {
         return Err(format!("{what}: no rows: {sql}"));
@@ -163,7 +166,7 @@ fn check_sql(what: &str, target: &Value, sql: &str, url: &str) -> Result<(), Str
             return Err(format!("{what}: a time series has time, metric, value, by rising time: {sql}"));
         }
     }
-    Ok(())
+    Ok(format!("{}\n({} rows)", rows[..rows.len().min(SHOWN + 1)].join("\n"), rows.len() - 1))
 }
 
 fn percent(text: &str) -> String {
@@ -276,8 +279,9 @@ fn every_expression_gives_rows() {
         count("SELECT records_in FROM pipeline") >= records && count("SELECT count(*) FROM backtest_metrics") > 0
     });
 
-    let mut wrong = Vec::new();
+    let (mut wrong, mut shown) = (Vec::new(), String::new());
     for (file, board) in dashboards() {
+        shown += &format!("\n# {}\n", text(&board["title"]));
         let mut grafana = Grafana::new(text(&board["time"]["from"]));
         for variable in list(&board["templating"]["list"]) {
             let values = rows(&url, &grafana.sql(text(&variable["query"]))).unwrap();
@@ -291,24 +295,32 @@ fn every_expression_gives_rows() {
         let annotations = annotations.map(|a| (text(&a["name"]), &a["datasource"], &a["target"]));
         for (title, source, target) in panels.chain(annotations) {
             let what = format!("{file}: {title}");
-            match text(&source["uid"]) {
+            let (query, result) = match text(&source["uid"]) {
                 "marea-postgres" => {
                     let sql = grafana.sql(text(&target["rawSql"]));
-                    wrong.extend(check_sql(&what, target, &sql, &url).err());
+                    let result = check_sql(&what, target, &sql, &url);
+                    (sql, result)
                 }
                 "marea-prometheus" => {
                     let expression = text(&target["expr"]);
-                    match metrics.values(expression) {
-                        Ok(values) if values.iter().any(|value| value.is_finite()) => {}
-                        Ok(values) => wrong.push(format!("{what}: {values:?} from {expression}")),
-                        Err(error) => wrong.push(format!("{what}: {error}")),
-                    }
+                    let result = match metrics.values(expression) {
+                        Ok(values) if values.iter().any(|value| value.is_finite()) => Ok(format!("{values:?}")),
+                        Ok(values) => Err(format!("{what}: {values:?} from {expression}")),
+                        Err(error) => Err(format!("{what}: {error}")),
+                    };
+                    (expression.to_owned(), result)
                 }
-                other => wrong.push(format!("{what}: no such data source: {other:?}")),
+                other => (String::new(), Err(format!("{what}: no such data source: {other:?}"))),
+            };
+            match result {
+                Ok(result) => shown += &format!("\n## {title}\n\n```\n{query}\n```\n\n```\n{result}\n```\n"),
+                Err(error) => wrong.push(error),
             }
         }
     }
     assert!(wrong.is_empty(), "{} are wrong:\n{}", wrong.len(), wrong.join("\n"));
+    // For whoever has no Grafana at hand: every panel's query and what it gave.
+    std::fs::write(Path::new(env!("CARGO_TARGET_TMPDIR")).join("panels.md"), shown).unwrap();
 
     // The alerts' expressions are evaluated without an error, and none of them is about what does not exist.
     let rules = metrics.get("/api/v1/rules");

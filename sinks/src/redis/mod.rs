@@ -41,6 +41,7 @@ use shell::{Shared, Shell};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 /// Where epochs are handed over to be written to Redis. Cloning shares it.
@@ -52,6 +53,9 @@ pub struct Redis {
 impl Redis {
     /// Starts writing in the background, once it is [told](Redis::begin) where the store stands. `feed` has what stands;
     /// `store` the audit before that. The task ends some time after [`Redis::stop`]. The error says what the URL must be.
+    ///
+    /// It has a thread and a reactor of its own: whoever hands over an early value wakes one thread, which writes it, and
+    /// nothing that the feed's readers do is before it.
     pub fn start(
         config: &RedisConfig,
         feed: Feed,
@@ -61,8 +65,29 @@ impl Redis {
         let target = link::target(config)?;
         let shared = Arc::new(Shared::new());
         let names = Names { hash_tags: config.hash_tags };
+        // A connection of the store is driven by the reactor on which it was made, whoever uses it later.
+        let store = store.map(|store| (store, runtime.clone()));
         let shell = Shell::new(Arc::clone(&shared), target, names, feed, store);
-        Ok((Redis { shared }, runtime.spawn(shell.run())))
+        let reactor = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let no_thread = |error| format!("be given a thread: {error}");
+        let reactor = reactor.map_err(no_thread)?;
+        let (wanted, unwanted) = oneshot::channel::<()>();
+        let (ending, ended) = oneshot::channel::<()>();
+        let write = async move {
+            tokio::select! {
+                () = shell.run() => {}
+                _ = unwanted => {}
+            }
+            drop(ending);
+        };
+        let thread = std::thread::Builder::new().name("redis".to_owned()).spawn(move || reactor.block_on(write));
+        thread.map_err(no_thread)?;
+        // Aborted, or with its runtime, it takes the thread along.
+        let task = async move {
+            let _wanted = wanted;
+            let _ = ended.await;
+        };
+        Ok((Redis { shared }, runtime.spawn(task)))
     }
 
     /// The store stands here, and the feed has `standing`. Comes first.

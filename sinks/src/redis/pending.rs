@@ -42,13 +42,21 @@ pub(super) struct Head {
     pub(super) committed_at: SystemTime,
 }
 
+/// Values that are not committed.
+#[derive(PartialEq, Eq, Debug, Default)]
+pub(super) struct Early {
+    /// With seq 0.
+    pub(super) entries: Vec<AuditEntry>,
+    /// When the epoch of the oldest of them closed.
+    pub(super) since: Option<Instant>,
+}
+
 /// What was taken to be written.
 #[derive(Debug, Default)]
 pub(super) struct Taken {
     /// Rising by seq.
     pub(super) events: Vec<AuditEntry>,
-    /// Not committed; seq 0.
-    pub(super) early: Vec<AuditEntry>,
+    pub(super) early: Early,
     pub(super) derived: BTreeSet<Derived>,
     /// Whether changes were given up: Redis must be built anew.
     pub(super) overflowed: bool,
@@ -62,6 +70,8 @@ pub(super) struct Pending {
     head: Option<Head>,
     events: VecDeque<AuditEntry>,
     early: BTreeMap<AuditKey, AuditEntry>,
+    /// When the first epoch closed that has any of these.
+    early_since: Option<Instant>,
     derived: BTreeSet<Derived>,
     overflowed: bool,
     since: Option<Instant>,
@@ -161,6 +171,7 @@ impl Pending {
             return false;
         }
         self.early_until = closed.epoch;
+        self.early_since.get_or_insert(now);
         self.early.extend(changed.into_iter().map(|entry| (entry.key, entry)));
         true
     }
@@ -170,9 +181,12 @@ impl Pending {
     }
 
     /// Takes what is not committed yet, and leaves the rest.
-    pub(super) fn take_early(&mut self, now: Instant) -> Vec<AuditEntry> {
-        let early = std::mem::take(&mut self.early);
-        if self.stalled(now) { Vec::new() } else { early.into_values().collect() }
+    pub(super) fn take_early(&mut self, now: Instant) -> Early {
+        let (early, since) = (std::mem::take(&mut self.early), self.early_since.take());
+        if self.stalled(now) {
+            return Early::default();
+        }
+        Early { entries: early.into_values().collect(), since }
     }
 
     /// Takes all of it; of what is derived, only what was waited for long `enough`.
@@ -226,7 +240,7 @@ mod tests {
         fn take(&mut self) -> (Vec<u64>, Vec<Epoch>) {
             let taken = self.pending.take(self.now, true);
             let seqs = taken.events.iter().map(|entry| entry.seq).collect();
-            (seqs, taken.early.iter().map(|entry| entry.epoch).collect())
+            (seqs, taken.early.entries.iter().map(|entry| entry.epoch).collect())
         }
     }
 
@@ -259,8 +273,9 @@ mod tests {
         assert!(desk.pending.closed(&buy(2, 18_300), desk.now));
         assert_eq!(desk.take(), (vec![], vec![2]), "the newest of a key");
         assert!(desk.pending.closed(&buy(3, 18_400), desk.now));
-        assert_eq!(desk.pending.take_early(desk.now).len(), 1);
-        assert_eq!(desk.pending.take_early(desk.now), []);
+        let early = desk.pending.take_early(desk.now);
+        assert_eq!((early.entries.len(), early.since), (1, Some(desk.now)));
+        assert_eq!(desk.pending.take_early(desk.now), Early::default());
         desk.commit(&[buy(1, 18_200), buy(2, 18_300), buy(3, 18_400)]);
         assert_eq!(desk.take(), (vec![1, 2, 3], vec![]), "it comes with its seq");
         assert_eq!(desk.pending.early_until(), 3);
@@ -276,7 +291,7 @@ mod tests {
         assert!(desk.pending.closed(&gone, desk.now));
         let taken = desk.pending.take(desk.now, true);
         let key = AuditKey::Verdict(account("M1"), symbol("IBM"));
-        assert_eq!(taken.early, [AuditEntry { seq: 0, epoch: 4, generation: 1, key, payload: None }]);
+        assert_eq!(taken.early.entries, [AuditEntry { seq: 0, epoch: 4, generation: 1, key, payload: None }]);
     }
 
     #[test]

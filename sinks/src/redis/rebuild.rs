@@ -13,7 +13,7 @@
 use super::link::Link;
 use super::names;
 use super::pending::{Derived, Head};
-use super::shell::{BATCH, Shell, Trouble, get};
+use super::shell::{BATCH, Shell, Trouble, ask, get};
 use super::state::{Found, Stamp, sentinel};
 use super::writes::{Bare, Change, Write, answer, json};
 use crate::store::{AuditEntry, AuditKey};
@@ -212,7 +212,7 @@ impl Shell {
         }
         while from < head.seq {
             let page = match &self.store {
-                Some(store) => store.audit_after(from, PAGE).await?,
+                Some(store) => ask(store, move |store| async move { store.audit_after(from, PAGE).await }).await?,
                 None => {
                     let mut later: Vec<AuditEntry> = standing.iter().filter(|e| e.seq > from).cloned().collect();
                     later.sort_by_key(|entry| entry.seq);

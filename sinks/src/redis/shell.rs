@@ -9,17 +9,21 @@ use super::pending::{Derived, Head, Pending};
 use super::state::{Backoff, Expiry, Found, Next, Stamp, judge, newest, sentinel};
 use super::writes::{Bare, Bodies, Change, Scripts, Write, answer, json};
 use crate::feed::Feed;
+use crate::metrics::Stage;
 use crate::store::{AuditEntry, AuditKey, Reader, StoreError};
 use crate::view::millis;
 use redis::{Cmd, RedisError, Value};
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 /// Commands that are sent at once.
 pub(super) const BATCH: usize = 256;
+/// The same of those that nobody waits for: an early value waits for their answers.
+const PIECE: usize = 32;
 /// Between two heartbeats, each with a look at the sentinel and at a part of the keys.
 const BEAT: Duration = Duration::from_millis(500);
 /// Between two writes of what is derived, which may change with every commit: with each beat, and so often where more is
@@ -104,7 +108,8 @@ pub(super) struct Shell {
     pub(super) target: Target,
     pub(super) names: Names,
     pub(super) feed: Feed,
-    pub(super) store: Option<Reader>,
+    /// The store, and where its queries run.
+    pub(super) store: Option<(Reader, Handle)>,
     pub(super) gauges: Gauges,
     pub(super) scripts: Scripts,
     /// Redis has what the store has not: who owns the store is to be asked.
@@ -140,7 +145,13 @@ pub(super) enum Checked {
 }
 
 impl Shell {
-    pub(super) fn new(shared: Arc<Shared>, target: Target, names: Names, feed: Feed, store: Option<Reader>) -> Shell {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        target: Target,
+        names: Names,
+        feed: Feed,
+        store: Option<(Reader, Handle)>,
+    ) -> Shell {
         let gauges = Gauges::new(feed.metrics());
         Shell {
             shared,
@@ -253,8 +264,8 @@ impl Shell {
     /// Asks the store whose it is.
     async fn settle(&self) -> Result<(), Trouble> {
         let Some(store) = &self.store else { return Ok(()) };
-        let generation = store.current_generation().await?;
-        if generation == store.generation() { Ok(()) } else { Err(Trouble::Superseded(generation)) }
+        let generation = ask(store, |store| async move { store.current_generation().await }).await?;
+        if generation == store.0.generation() { Ok(()) } else { Err(Trouble::Superseded(generation)) }
     }
 
     /// The last epoch of which this process may have published early.
@@ -295,12 +306,13 @@ impl Shell {
             return self.rebuild(link, false).await;
         }
         let (events, early, derived) = (taken.events, taken.early, taken.derived);
-        let entries = early.iter().chain(&events);
+        let entries = early.entries.iter().chain(&events);
         self.index(link, entries.map(|entry| entry.key).collect(), &derived).await?;
         let newest = newest(&events);
-        let early = early.iter().map(|entry| (entry, true, false));
+        let before = early.entries.iter().map(|entry| (entry, true, false));
+        let mut waiting = early.since;
         let entries: Vec<_> =
-            early.chain(events.iter().map(|entry| (entry, newest.contains(&entry.seq), true))).collect();
+            before.chain(events.iter().map(|entry| (entry, newest.contains(&entry.seq), true))).collect();
         // All of it at once where that is possible: each answer that is waited for is a way there and back.
         for batch in entries.chunks(BATCH) {
             let bodies = self.bodies(head.generation);
@@ -308,12 +320,14 @@ impl Shell {
                 batch.iter().map(|(entry, value, in_stream)| bodies.entry(entry, *value, *in_stream, head.epoch));
             let writes = writes.collect();
             self.write(link, writes, head, false).await?;
+            // There are hardly ever more of them than go at once.
+            self.took(Stage::Early, waiting.take());
             self.early(link).await?;
         }
-        if !derived.is_empty() {
-            self.derive(link, &derived, head, false).await?;
-            self.early(link).await?;
+        if !events.is_empty() {
+            self.took(Stage::Redis, self.since);
         }
+        self.derive(link, &derived, head, false).await?;
         self.written = Some(head);
         self.since = None;
         self.lag();
@@ -325,13 +339,20 @@ impl Shell {
         // A statement of its own: it ends with the lock.
         let early = self.shared.pending().take_early(Instant::now());
         let head = self.head();
-        self.index(link, early.iter().map(|entry| entry.key).collect(), &BTreeSet::new()).await?;
-        for batch in early.chunks(BATCH) {
+        self.index(link, early.entries.iter().map(|entry| entry.key).collect(), &BTreeSet::new()).await?;
+        for batch in early.entries.chunks(BATCH) {
             let bodies = self.bodies(head.generation);
             let writes = batch.iter().map(|entry| bodies.entry(entry, true, false, head.epoch)).collect();
             self.write(link, writes, head, false).await?;
         }
+        self.took(Stage::Early, early.since);
         Ok(())
+    }
+
+    fn took(&self, stage: Stage, since: Option<Instant>) {
+        if let Some(since) = since {
+            self.feed.metrics().stage_took(stage, since.elapsed());
+        }
     }
 
     /// Sends writes, and judges what comes back: the answers.
@@ -386,7 +407,7 @@ impl Shell {
         force: bool,
     ) -> Result<(), Trouble> {
         let keys: Vec<Derived> = keys.iter().copied().collect();
-        for batch in keys.chunks(BATCH) {
+        for batch in keys.chunks(PIECE) {
             let made = self.bodies(head.generation).derived(&batch.iter().copied().collect(), &self.scripts, force);
             let mut commands = Vec::with_capacity(made.len());
             for (key, command, expiry) in made {
@@ -398,6 +419,9 @@ impl Shell {
             }
             let answers = link.all(commands).await?;
             self.judge(&answers, std::iter::repeat(None), head)?;
+            if !force {
+                self.early(link).await?;
+            }
         }
         Ok(())
     }
@@ -480,8 +504,9 @@ impl Shell {
             self.round = self.unchecked.len().div_ceil(ROUND).max(LOOKED_AT);
         }
         let looked_at: Vec<Checked> = self.unchecked.drain(..self.round.min(self.unchecked.len())).collect();
-        for batch in looked_at.chunks(BATCH) {
-            self.check_all(link, batch, head).await?;
+        for piece in looked_at.chunks(PIECE) {
+            self.check_all(link, piece, head).await?;
+            self.early(link).await?;
         }
         Ok(())
     }
@@ -553,6 +578,19 @@ impl Shell {
         self.write(link, newer, head, true).await?;
         self.derive(link, &derived, head, false).await
     }
+}
+
+/// What the store answers, asked where its connections are driven.
+pub(super) async fn ask<T: Send + 'static, F>(
+    (store, runtime): &(Reader, Handle),
+    query: impl FnOnce(Reader) -> F,
+) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>> + Send + 'static,
+{
+    // Only a runtime that is being shut down gives none.
+    let stopping = || StoreError::Unavailable { store: store.store(), detail: "the process is stopping".to_owned() };
+    runtime.spawn(query(store.clone())).await.unwrap_or_else(|_| Err(stopping()))
 }
 
 /// What reads a string.

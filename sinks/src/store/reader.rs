@@ -61,6 +61,11 @@ impl Reader {
         self.generation
     }
 
+    /// Which store it is, as errors name it.
+    pub(crate) fn store(&self) -> std::sync::Arc<str> {
+        std::sync::Arc::clone(&self.named.store)
+    }
+
     /// The last seq of the audit when the store was opened.
     pub fn opened_at_seq(&self) -> u64 {
         self.last_seq

@@ -84,6 +84,7 @@ impl SymbolState {
             None => {
                 let open_time = shared.base.open_time(time);
                 self.buckets.push_back(Bucket::new(open_time));
+                shared.opened += 1;
                 self.schedule(shared, shared.close_time(open_time));
                 open_time
             }

@@ -26,6 +26,8 @@ pub struct Bars {
     /// Of the batch that was read last: the number of each code of its dictionary.
     batch: Option<Arc<Ticks>>,
     numbers: Arc<[u32]>,
+    /// Of the rows that are being read, those of this worker, where there are others.
+    mine: Vec<u16>,
     /// Symbols with appended trades.
     active: Vec<u32>,
     pub(super) shared: Shared,
@@ -42,6 +44,7 @@ impl Bars {
             symbols: Vec::new(),
             batch: None,
             numbers: Arc::from([]),
+            mine: Vec::new(),
             active: Vec::new(),
             shared: Shared::new(instruments, base),
         }
@@ -149,23 +152,41 @@ impl Bars {
 
     /// Reads some rows; how many of them were more than trades in order.
     fn rows<const TRADES: bool>(&mut self, ticks: &Ticks, rows: Range<usize>) -> usize {
-        let (codes, kinds) = (&ticks.codes()[rows.clone()], &ticks.kinds()[rows.clone()]);
-        let (times, seqs) = (&ticks.event_times()[rows.clone()], &ticks.seqs()[rows.clone()]);
-        let (firsts, seconds) = (&ticks.firsts()[rows.clone()], &ticks.seconds()[rows.clone()]);
-        let columns = codes.iter().zip(kinds).zip(times.iter().zip(seqs)).zip(firsts.iter().zip(seconds));
+        if self.peers == 1 {
+            return self.chosen::<TRADES>(ticks, rows.clone(), 0..rows.len());
+        }
+        let mut mine = std::mem::take(&mut self.mine);
+        choose(&mut mine, &ticks.codes()[rows.clone()], &self.numbers);
+        let passed = self.chosen::<TRADES>(ticks, rows, mine.iter().map(|row| usize::from(*row)));
+        self.mine = mine;
+        passed
+    }
+
+    /// The same of some of the rows, all of which are of symbols that this worker owns.
+    #[inline]
+    fn chosen<const TRADES: bool>(
+        &mut self,
+        ticks: &Ticks,
+        rows: Range<usize>,
+        chosen: impl Iterator<Item = usize>,
+    ) -> usize {
+        let n = rows.len();
+        let (codes, kinds) = (&ticks.codes()[rows.clone()][..n], &ticks.kinds()[rows.clone()][..n]);
+        let (times, seqs) = (&ticks.event_times()[rows.clone()][..n], &ticks.seqs()[rows.clone()][..n]);
+        let (firsts, seconds) = (&ticks.firsts()[rows.clone()][..n], &ticks.seconds()[rows.clone()][..n]);
         let numbers = Arc::clone(&self.numbers);
         let mut passed = 0;
-        for (row, (((code, kind), (time, seq)), (first, second))) in columns.enumerate() {
-            let number = numbers[*code as usize];
-            // There is none of a symbol that another worker owns.
+        for row in chosen {
+            let number = numbers[codes[row] as usize];
             let Some(hot) = self.hot.get_mut(number as usize) else { continue };
-            let key = Key { event_time: *time, seq: *seq };
-            let is_trade = TRADES || *kind == RowKind::Trade;
-            if is_trade && hot.takes(key, *first, *second) {
-                hot.add(key, *first, *second);
+            let key = Key { event_time: times[row], seq: seqs[row] };
+            let (first, second) = (firsts[row], seconds[row]);
+            let is_trade = TRADES || kinds[row] == RowKind::Trade;
+            if is_trade && hot.takes(key, first, second) {
+                hot.add(key, first, second);
                 continue;
             }
-            let trade = Trade { key, price: Price(*first), size: Size(*second) };
+            let trade = Trade { key, price: Price(first), size: Size(second) };
             if is_trade && self.symbols[number as usize].open(hot, &mut self.shared, trade) {
                 if !std::mem::replace(&mut hot.active, true) {
                     self.active.push(number);
@@ -238,7 +259,8 @@ impl Bars {
     fn output(&mut self) -> BarsOutput {
         let shared = &mut self.shared;
         let mut bars = std::mem::take(&mut shared.sealed);
-        bars.reserve(self.active.len() + shared.touched.len() + shared.amended.len());
+        let appended = self.active.len() + std::mem::take(&mut shared.opened);
+        bars.reserve(appended + shared.touched.len() + shared.amended.len());
         for number in self.active.drain(..) {
             self.hot[number as usize].active = false;
             self.symbols[number as usize].give_appended(&mut bars);
@@ -287,4 +309,15 @@ impl Bars {
         dead.sort_unstable();
         BarsOutput { bars, quotes, dead, counts: std::mem::take(&mut shared.counts) }
     }
+}
+
+/// The rows of symbols that this worker owns. Whose the next row is cannot be guessed, hence without a branch.
+fn choose(mine: &mut Vec<u16>, codes: &[u32], numbers: &[u32]) {
+    mine.resize(codes.len(), 0);
+    let mut count = 0;
+    for (row, code) in codes.iter().enumerate() {
+        mine[count] = row as u16;
+        count += usize::from(numbers[*code as usize] != NOT_MINE);
+    }
+    mine.truncate(count);
 }

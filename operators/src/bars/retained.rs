@@ -10,10 +10,11 @@
 //!   and [`SLACK`], stay: then the oldest piece is given up, and what is still wanted of it moves to the logs.
 //! * Cost: a batch with so many rows in order is not copied at all; of others a row is copied once, and once more if its
 //!   piece is given up. An index costs some nanoseconds a row, once; while rows are still being added, once for every
-//!   quarter that a piece has grown. A look-up is a binary search in each of the bucket's pieces.
+//!   quarter that its last [`PART`] have grown. A look-up guesses its row by its time, and looks around there.
 
 use super::log::{Around, Key, Trade};
 use marea_model::{Nanos, Price, Size, Ticks};
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
@@ -35,6 +36,12 @@ const SLACK: usize = if cfg!(test) { 24 } else { 4 * MOST };
 
 /// Rows that came since a piece was indexed are looked through one by one, up to so many.
 const UNINDEXED: usize = if cfg!(test) { 2 } else { 256 };
+
+/// Rows from which on an index is not made anew when more rows come: they have one of their own.
+const PART: usize = if cfg!(test) { 8 } else { 16_384 };
+
+/// Rows of which the greatest time up to them is kept, to guess where a time stands.
+const SAMPLE: usize = if cfg!(test) { 16 } else { 64 };
 
 /// The pieces that the rows of a bucket stand in, by number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,6 +101,17 @@ struct Own {
 }
 
 impl Own {
+    /// Makes room for a piece, if it looks as if it will be filled.
+    fn reserve(&mut self, rows: usize) {
+        if rows * 8 >= COLUMNS && self.times.capacity() < COLUMNS {
+            self.numbers.reserve_exact(COLUMNS);
+            self.times.reserve_exact(COLUMNS);
+            self.seqs.reserve_exact(COLUMNS);
+            self.prices.reserve_exact(COLUMNS);
+            self.sizes.reserve_exact(COLUMNS);
+        }
+    }
+
     /// Gives back what it has no use for.
     fn shrink(&mut self) {
         if self.times.capacity() > self.times.len() + self.times.len() / 8 {
@@ -137,10 +155,11 @@ impl Own {
     }
 }
 
-/// The rows of a piece by symbol.
+/// Some rows of a piece by symbol.
 #[derive(Default)]
 struct Index {
-    /// Rows before are in it.
+    /// Which rows.
+    from: usize,
     upto: usize,
     /// The symbols that have rows, rising, and where those of each begin.
     symbols: Vec<u32>,
@@ -167,12 +186,16 @@ struct Piece {
     others: Vec<u32>,
     /// The greatest event time in it.
     greatest: Nanos,
-    index: Index,
+    /// Of its rows from the first on, by row.
+    indexes: Vec<Index>,
+    /// Of each [`SAMPLE`] indexed rows the greatest time up to their end.
+    samples: Vec<Nanos>,
 }
 
 impl Piece {
     fn new(columns: Columns) -> Self {
-        Piece { columns, rows: 0, others: Vec::new(), greatest: Nanos::MIN, index: Index::default() }
+        let (others, indexes, samples) = (Vec::new(), Vec::new(), Vec::new());
+        Piece { columns, rows: 0, others, greatest: Nanos::MIN, indexes, samples }
     }
 
     fn number(&self, row: usize) -> u32 {
@@ -182,13 +205,20 @@ impl Piece {
         }
     }
 
-    fn key(&self, row: usize) -> Key {
+    /// The event times and seqs of its rows.
+    fn keys(&self) -> (&[Nanos], &[u64]) {
         match &self.columns {
             Columns::Batch { ticks, start, .. } => {
-                Key { event_time: ticks.event_times()[start + row], seq: ticks.seqs()[start + row] }
+                let rows = *start..*start + self.rows;
+                (&ticks.event_times()[rows.clone()], &ticks.seqs()[rows])
             }
-            Columns::Own(own) => Key { event_time: own.times[row], seq: own.seqs[row] },
+            Columns::Own(own) => (&own.times, &own.seqs),
         }
+    }
+
+    fn key(&self, row: usize) -> Key {
+        let (times, seqs) = self.keys();
+        Key { event_time: times[row], seq: seqs[row] }
     }
 
     fn trade(&self, row: usize) -> Trade {
@@ -199,55 +229,93 @@ impl Piece {
         Trade { key: self.key(row), price: Price(price), size: Size(size) }
     }
 
-    /// Its rows in order from one on, with their symbols.
-    fn in_order(&self, from: usize) -> impl Iterator<Item = (usize, u32)> {
-        let mut others = self.others[self.others.partition_point(|row| (*row as usize) < from)..].iter().peekable();
-        let is_other = move |row: usize| others.next_if(|other| **other as usize == row).is_some();
+    /// Some of its rows, those in order, with their symbols.
+    fn in_order(&self, rows: Range<usize>) -> impl Iterator<Item = (usize, u32)> {
+        let others = self.others.partition_point(|row| (*row as usize) < rows.start);
+        let mut others = self.others[others..].iter().peekable();
+        let mut is_other = move |row: usize| others.next_if(|other| **other as usize == row).is_some();
         let numbered = |row| (row, self.number(row));
-        let mut is_other = is_other;
-        (from..self.rows).filter(move |row| !is_other(*row)).map(numbered).filter(|(_, number)| *number != NOT_MINE)
+        rows.filter(move |row| !is_other(*row)).map(numbered).filter(|(_, number)| *number != NOT_MINE)
     }
 
     /// Indexes it, unless only few rows are new; `symbols` is more than every number in it.
     fn reindex(&mut self, symbols: usize) {
-        let index = &self.index;
-        if self.rows - index.upto <= UNINDEXED.max(index.upto / 4) && index.upto > 0 {
+        let (mut from, upto) = self.indexes.last().map_or((0, 0), |last| (last.from, last.upto));
+        if upto > 0 && self.rows - upto <= UNINDEXED.max((upto - from) / 4) {
             return;
+        }
+        if upto - from >= PART {
+            from = upto;
+        } else {
+            self.indexes.pop();
         }
         let mut places = vec![0_u32; symbols];
         let mut count = 0;
-        for (_, number) in self.in_order(0) {
+        for (_, number) in self.in_order(from..self.rows) {
             places[number as usize] += 1;
             count += 1;
         }
-        let mut fresh = Index { upto: self.rows, rows: vec![0; count], ..Index::default() };
+        let mut fresh = Index { from, upto: self.rows, rows: vec![0; count], ..Index::default() };
         let mut start = 0;
         for (number, place) in places.iter_mut().enumerate().filter(|(_, place)| **place > 0) {
             fresh.symbols.push(number as u32);
             fresh.starts.push(start);
             start += std::mem::replace(place, start);
         }
-        for (row, number) in self.in_order(0) {
+        for (row, number) in self.in_order(from..self.rows) {
             let place = &mut places[number as usize];
             fresh.rows[*place as usize] = row as u16;
             *place += 1;
         }
-        self.index = fresh;
+        self.indexes.push(fresh);
+        let (mut samples, times) = (std::mem::take(&mut self.samples), self.keys().0);
+        let mut greatest = samples.last().copied().unwrap_or(Nanos::MIN);
+        let fresh = times[samples.len() * SAMPLE..].chunks_exact(SAMPLE);
+        samples.reserve_exact(fresh.len());
+        for times in fresh {
+            greatest = times.iter().fold(greatest, |greatest, time| greatest.max(*time));
+            samples.push(greatest);
+        }
+        self.samples = samples;
     }
 
     /// The rows of a symbol, rising, from the first whose key is not before `key` on; and the row before that.
     fn rows_from(&self, number: u32, key: Key) -> (Option<usize>, impl Iterator<Item = usize>) {
-        let indexed = self.index.of(number);
-        let at = indexed.partition_point(|row| self.key(usize::from(*row)) < key);
-        let mut before = at.checked_sub(1).map(|at| usize::from(indexed[at]));
+        let (times, seqs) = self.keys();
+        let is_before = |row: usize| match times[row].cmp(&key.event_time) {
+            Ordering::Equal => seqs[row] < key.seq,
+            order => order == Ordering::Less,
+        };
+        let mut before = None;
+        let passed = self.indexes.iter().take_while(|index| match index.of(number).last() {
+            Some(last) if is_before(usize::from(*last)) => {
+                before = Some(usize::from(*last));
+                true
+            }
+            last => last.is_none(),
+        });
+        let passed = passed.count();
+        let mut found: &[u16] = &[];
+        if let Some(index) = self.indexes.get(passed) {
+            let of = index.of(number);
+            // Times rise with the rows, nearly always; and the rows of a symbol lie evenly among all, often.
+            let row = self.samples.partition_point(|greatest| *greatest < key.event_time) * SAMPLE + SAMPLE / 2;
+            let share = of.len() * row.saturating_sub(index.from) / (index.upto - index.from);
+            let guess = partition(of.len(), share, |i| usize::from(of[i]) < row);
+            let at = partition(of.len(), guess, |i| is_before(usize::from(of[i])));
+            before = at.checked_sub(1).map(|at| usize::from(of[at])).or(before);
+            found = &of[at..];
+        }
         let later = move |(row, of): (usize, u32)| (of == number).then_some(row);
-        let mut rest = self.in_order(self.index.upto).filter_map(later).peekable();
-        if at == indexed.len() {
-            while let Some(row) = rest.next_if(|row| self.key(*row) < key) {
+        let indexed = self.indexes.last().map_or(0, |last| last.upto);
+        let mut rest = self.in_order(indexed..self.rows).filter_map(later).peekable();
+        if passed == self.indexes.len() {
+            while let Some(row) = rest.next_if(|row| is_before(*row)) {
                 before = Some(row);
             }
         }
-        (before, indexed[at..].iter().map(|row| usize::from(*row)).chain(rest))
+        let others = self.indexes.iter().skip(passed + 1).flat_map(move |index| index.of(number));
+        (before, found.iter().chain(others).map(|row| usize::from(*row)).chain(rest))
     }
 
     fn bytes(&self) -> usize {
@@ -255,8 +323,41 @@ impl Piece {
             Columns::Batch { .. } => self.rows * 37,
             Columns::Own(own) => own.times.capacity() * 36,
         };
-        row + self.index.rows.capacity() * 2 + self.others.capacity() * 4
+        let indexed: usize = self.indexes.iter().map(|index| index.rows.capacity() * 2).sum();
+        row + indexed + self.samples.capacity() * 8 + self.others.capacity() * 4
     }
+}
+
+/// The least of `0..length` that is not before, `length` if all are; looked for from `guess` on in steps that double.
+fn partition(length: usize, guess: usize, is_before: impl Fn(usize) -> bool) -> usize {
+    let guess = guess.min(length);
+    let (mut low, mut high, mut step) = (0, length, 1);
+    if guess < length && is_before(guess) {
+        low = guess + 1;
+        while low + step <= length {
+            if !is_before(low + step - 1) {
+                high = low + step - 1;
+                break;
+            }
+            low += step;
+            step *= 2;
+        }
+    } else {
+        high = guess;
+        while high >= step {
+            if is_before(high - step) {
+                low = high - step + 1;
+                break;
+            }
+            high -= step;
+            step *= 2;
+        }
+    }
+    while low < high {
+        let middle = low.midpoint(high);
+        if is_before(middle) { low = middle + 1 } else { high = middle }
+    }
+    low
 }
 
 /// See the module.
@@ -330,7 +431,8 @@ impl Retained {
         match newest {
             Some(Piece { columns: Columns::Own(_), rows: length, .. }) if *length + rows.len() <= COLUMNS => {}
             _ => {
-                let own = self.spare.take().unwrap_or_default();
+                let mut own = self.spare.take().unwrap_or_default();
+                own.reserve(rows.len());
                 self.close();
                 self.pieces.push_back(Piece::new(Columns::Own(own)));
             }
@@ -461,7 +563,7 @@ impl Retained {
             return false;
         }
         let Some(piece) = self.pieces.pop_front() else { return false };
-        self.wanted -= piece.in_order(0).filter(|(row, number)| keep(*number, piece.trade(*row))).count();
+        self.wanted -= piece.in_order(0..piece.rows).filter(|(row, number)| keep(*number, piece.trade(*row))).count();
         self.freed(piece);
         true
     }
@@ -481,6 +583,17 @@ mod tests {
             Record { cursor: Cursor { partition, offset: i as u64, row: 0 }, tick }
         };
         (0..rows).map(record).collect()
+    }
+
+    #[test]
+    fn a_place_is_found_from_every_guess() {
+        for length in 0..20 {
+            for place in 0..=length {
+                for guess in 0..22 {
+                    assert_eq!(partition(length, guess, |i| i < place), place, "of {length} from {guess}");
+                }
+            }
+        }
     }
 
     /// Left in its batch or copied, indexed or not.

@@ -71,6 +71,8 @@ pub(super) struct Shared {
     pub(super) touched: Vec<Touched>,
     /// Bars that nothing rare has happened to, and that have sealed in this epoch.
     pub(super) sealed: Vec<BarUpsert>,
+    /// How many buckets were opened by trades in order in this epoch.
+    pub(super) opened: usize,
     /// Symbols with a new latest quote, or new themselves.
     pub(super) quoted: Vec<u32>,
     /// Sealed bars with a new amend.
@@ -140,6 +142,7 @@ impl Shared {
             timers: BinaryHeap::new(),
             touched: Vec::new(),
             sealed: Vec::new(),
+            opened: 0,
             quoted: Vec::new(),
             amended: Vec::new(),
             counts: Counts::default(),

@@ -81,8 +81,14 @@ impl SymbolState {
     /// The bucket of `event_time`.
     pub(super) fn find_bucket(&self, shared: &Shared, event_time: Nanos) -> Option<usize> {
         let open_time = shared.base.open_time(event_time);
-        match self.buckets.back() {
-            Some(last) if last.open_time == open_time => Some(self.buckets.len() - 1),
+        let (first, last) = (self.buckets.front()?, self.buckets.back()?);
+        if last.open_time <= open_time || first.open_time > open_time {
+            return (last.open_time == open_time).then(|| self.buckets.len() - 1);
+        }
+        // So many buckets on, if each has a trade.
+        let guess = (open_time.wrapping_sub(first.open_time) as u64 / shared.base.nanos() as u64) as usize;
+        match self.buckets.get(guess) {
+            Some(bucket) if bucket.open_time == open_time => Some(guess),
             _ => self.buckets.binary_search_by_key(&open_time, |bucket| bucket.open_time).ok(),
         }
     }

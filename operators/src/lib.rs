@@ -10,6 +10,7 @@ pub mod history;
 pub mod indicators;
 pub mod recommend;
 pub mod rollup;
+pub mod route;
 pub mod scan;
 pub mod series;
 pub mod strategies;

@@ -344,6 +344,11 @@ impl Rollup {
         self.symbols.iter().flat_map(|s| &s.levels).map(|level| level.history.bytes()).sum()
     }
 
+    /// The symbols that have been met, by their numbers.
+    pub fn symbols(&self) -> impl Iterator<Item = Symbol> {
+        self.symbols.iter().map(|symbol| symbol.symbol)
+    }
+
     /// The symbol of a number. There are as many as symbols have been met, also by bars that changed nothing.
     ///
     /// # Panics

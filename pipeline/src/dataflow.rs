@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  feed ──► bars ──► scan (roll-up, indicators, backtests) ──► recommend ──► gate ──► report
-//!             └────── quotes ─────────────────────────────────────────────────▲
+//!             │└ route ─▲ of other workers                                     ▲
+//!             └────── quotes ──────────────────────────────────────────────────┘
 //!  the feed, which is all that enters at an epoch, goes to every stage of every worker
 //! ```
 
@@ -15,13 +16,13 @@ use marea_operators::gate::{Gate, gate};
 use marea_operators::indicators::IndicatorSpec;
 use marea_operators::recommend::{Recommend, recommend};
 use marea_operators::rollup::RollupError;
+use marea_operators::route::{Route, route};
 use marea_operators::scan::{Scan, ScanConfig, scan};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Pipeline;
-use timely::dataflow::operators::vec::Broadcast;
 use timely::dataflow::operators::{Input, Probe};
 use timely::dataflow::{InputHandle, ProbeHandle};
 use timely::worker::Worker;
@@ -51,6 +52,11 @@ impl DataflowConfig {
 
     fn bars(&self, index: usize, peers: usize) -> Bars {
         Bars::new(self.instruments.clone(), self.timeframes[0]).of_worker(index, peers)
+    }
+
+    /// None where there is nobody to send bars to.
+    fn route(&self, index: usize, peers: usize) -> Option<Route> {
+        (peers > 1).then(|| Route::new(&self.instruments, index, peers).with_timeframes(&self.timeframes))
     }
 
     fn recommend(&self) -> Recommend {
@@ -118,8 +124,9 @@ pub fn build(
     Ok(worker.dataflow::<Epoch, _, _>(|scope| {
         let (input, feed) = scope.new_input::<Vec<Arc<Feed>>>();
         let ticks = bars(feed.clone(), settings.bars(index, peers));
-        let base_bars = if peers == 1 { ticks.bars } else { ticks.bars.broadcast() };
-        let scanned = scan(feed.clone(), base_bars, kernel);
+        let kernel = Rc::new(RefCell::new(kernel));
+        let routed = settings.route(index, peers).map(|it| route(feed.clone(), ticks.bars.clone(), it, kernel.clone()));
+        let scanned = scan(feed.clone(), ticks.bars, routed, kernel);
         let recommended = recommend(feed.clone(), scanned.contributions, scanned.decisions, settings.recommend());
         let verdicts = gate(feed.clone(), recommended.clone(), ticks.quotes.clone(), settings.gate(index, peers));
         let results = Results {

@@ -47,6 +47,7 @@ use marea_model::{BarBody, DeadLetter, Nanos, Symbol};
 use serde::{Deserialize, Serialize};
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// A base bar as it stands now.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -102,8 +103,8 @@ pub struct BarsOutput {
 
 /// What [`bars`] gives.
 pub struct BarsStreams<'scope> {
-    /// Base bars that changed, on the worker of their symbol.
-    pub bars: EpochStream<'scope, BarUpsert>,
+    /// Base bars that changed, on the worker of their symbol: one vector for each epoch that has any.
+    pub bars: EpochStream<'scope, Arc<Vec<BarUpsert>>>,
     /// Latest quotes that changed.
     pub quotes: EpochStream<'scope, QuoteUpdate>,
     /// Refused records.
@@ -135,7 +136,9 @@ pub fn bars<'scope>(clock: Clock<'scope>, mut kernel: Bars) -> BarsStreams<'scop
             // Judged and counted before, by the process that was killed.
             (output.dead, output.counts) = (Vec::new(), Counts::default());
         }
-        bars.give_vec(output.bars);
+        if !output.bars.is_empty() {
+            bars.give(Arc::new(output.bars));
+        }
         quotes.give_vec(output.quotes);
         dead.give_vec(output.dead);
         if output.counts != Counts::default() {

@@ -676,7 +676,7 @@ fn the_operator_gives_each_symbol_to_one_worker() {
             let streams = bars(clock, kernel);
             let (bars, counts) = (given.clone(), given.clone());
             streams.counts.inspect(move |c| counts.borrow_mut().1.accepted += c.accepted);
-            let probe = streams.bars.inspect(move |bar| bars.borrow_mut().0.push(*bar)).probe().0;
+            let probe = streams.bars.inspect(move |given| bars.borrow_mut().0.extend(given.iter().copied())).probe().0;
             (input, probe)
         });
         let partition = Partition::new("test").unwrap();

@@ -1,7 +1,8 @@
 //! `scan`: an ordered, checkpointed fold over every (symbol, timeframe)'s closed bars, for thousands of consumers:
 //! indicators, and strategies with their positions and metrics.
 //!
-//! - **Input**: base bars of all symbols (every worker gets all: bars are few), progress, configuration.
+//! - **Input**: base bars of the symbols that this worker owns, and of those that it runs strategies on
+//!   ([`route`](crate::route)), progress, configuration.
 //! - **Output**: rows of `bars`, `indicators`, `trades`, `metrics`; one [`Contribution`] a symbol and strategy of its
 //!   decision timeframe; one [`DecisionBar`] a symbol. What is only appended leaves as [`Rows`], what replaces something
 //!   as deltas. Metrics are given when they are asked for, since nothing here depends on them: a strategy whose bars
@@ -29,17 +30,18 @@ use crate::epochs::{Clock, EpochOperator, EpochStream};
 use crate::history::History;
 use crate::indicators::IndicatorSpec;
 use crate::rollup::{BarChange, How, LevelChange, Rollup, RollupError};
+use crate::route::Routed;
 use lane::{DECISION_ATR, Edit, Lane};
 use marea_model::live::Touched;
 use marea_model::recommendation::{Contribution, DecisionBar};
 use marea_model::{
     Bar, ConfigUpdate, Delta, Instruments, LiveConfig, Output, Progress, Rows, Strategy, StrategyId, Symbol, Timeframe,
 };
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
-use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::channels::pact::{Exchange, Pipeline};
 
 /// Base bars of an epoch for whose rows room is made at once.
 const MANY: usize = 256;
@@ -64,10 +66,15 @@ pub fn owner(symbol: Symbol, peers: usize) -> usize {
     (symbol.stable_hash() % peers as u64) as usize
 }
 
+/// The worker, of `peers`, that runs a strategy on a symbol's bars; none if it does not run there.
+pub(crate) fn runner(strategy: &Strategy, symbol: Symbol, peers: usize) -> Option<usize> {
+    let mixed = strategy.id.stable_hash() ^ symbol.stable_hash().rotate_left(17);
+    strategy.symbols.contains(symbol).then_some((mixed % peers as u64) as usize)
+}
+
 /// Whether worker `index` of `peers` runs a strategy on a symbol's bars.
 fn runs(strategy: &Strategy, symbol: Symbol, timeframe: Timeframe, index: usize, peers: usize) -> bool {
-    let mixed = strategy.id.stable_hash() ^ symbol.stable_hash().rotate_left(17);
-    strategy.timeframe == timeframe && strategy.symbols.contains(symbol) && mixed % peers as u64 == index as u64
+    strategy.timeframe == timeframe && runner(strategy, symbol, peers) == Some(index)
 }
 
 /// What an epoch changed.
@@ -217,6 +224,11 @@ impl Scan {
         }
         out.rows.bars.reserve(bars);
         out.rows.indicators.reserve(values.0, values.1);
+    }
+
+    /// The bars that it has, of every timeframe.
+    pub fn rollup(&self) -> &Rollup {
+        &self.rollup
     }
 
     /// Bytes of the bars and of the strategies' checkpoints. Costs a look at each of them.
@@ -422,14 +434,16 @@ pub struct ScanStreams<'scope> {
     pub bytes: Rc<Cell<usize>>,
 }
 
-/// Wires the scan. Every worker must be given all base bars.
+/// Wires the scan. `bars` are those of this worker's symbols, `routed` those of others that it needs ([`crate::route`]).
 pub fn scan<'scope>(
     clock: Clock<'scope>,
-    bars: EpochStream<'scope, BarUpsert>,
-    mut kernel: Scan,
+    bars: EpochStream<'scope, Arc<Vec<BarUpsert>>>,
+    routed: Option<EpochStream<'scope, Routed>>,
+    kernel: Rc<RefCell<Scan>>,
 ) -> ScanStreams<'scope> {
     let mut operator = EpochOperator::new("scan", clock);
     let bars = operator.input(bars, Pipeline);
+    let routed = routed.map(|routed| operator.input(routed, Exchange::new(|(worker, _): &Routed| *worker)));
     let (rows_out, rows) = operator.output();
     let (deltas_out, deltas) = operator.output();
     let (contributions_out, contributions) = operator.output();
@@ -437,7 +451,17 @@ pub fn scan<'scope>(
     let bytes = Rc::new(Cell::new(0));
     let held = Rc::clone(&bytes);
     operator.build(move |_, feed| {
-        let out = kernel.epoch(bars.drain(), Some(feed.progress), &feed.config, feed.metrics);
+        let mut kernel = kernel.borrow_mut();
+        let (own, others) = (bars.take(), routed.as_ref().map(|routed| routed.take()).unwrap_or_default());
+        let (progress, config, metrics) = (Some(feed.progress), &feed.config, feed.metrics);
+        let out = match (own.as_slice(), others.as_slice()) {
+            ([own], []) => kernel.epoch(own.iter().copied(), progress, config, metrics),
+            (own, others) => {
+                let others = others.iter().map(|(_, bars)| bars);
+                let all = own.iter().map(Arc::as_ref).chain(others).flatten().copied();
+                kernel.epoch(all.collect::<Vec<_>>(), progress, config, metrics)
+            }
+        };
         if feed.metrics {
             held.set(kernel.bytes());
         }

@@ -34,6 +34,9 @@ const QUEUED_TICKS: usize = 40_000;
 const QUEUED_EPOCHS: usize = 256;
 /// Ticks that a worker is fed before it steps. One epoch may have more.
 const ROUND_TICKS: usize = 4_096;
+/// Rounds that one of several workers is fed before the first of them has come through: others take part in that, and
+/// may not have been fed yet, or have more of it.
+const ROUNDS: usize = 3;
 
 /// Closed epochs that wait for the committer, and cuts that wait to be closed: as many as a transaction takes, so that
 /// what is published before its commit is not held up by one.
@@ -283,9 +286,23 @@ fn work(
     // The timeframes were tried before any worker was started.
     let Ok(mut input) = dataflow::build(worker, config, &reports, &probe) else { return };
     let (mut round, mut idle_since) = (Vec::new(), None);
-    while queue.take(&mut round).is_some() {
+    let rounds = if worker.peers() == 1 { 1 } else { ROUNDS };
+    // The last epochs of the rounds that have not come through.
+    let mut ahead = VecDeque::with_capacity(rounds);
+    loop {
+        if ahead.len() < rounds && queue.take(&mut round).is_none() && ahead.is_empty() {
+            return;
+        }
         beat(worker.index());
-        let Some(last) = round.last().map(|(epoch, _)| *epoch) else {
+        if let Some((last, _)) = round.last() {
+            ahead.push_back(*last);
+            round.drain(..).for_each(|(epoch, feed)| input.feed(epoch, feed));
+            idle_since = None;
+            worker.step();
+        } else if !ahead.is_empty() {
+            // Few epochs in flight keep the state in cache.
+            worker.step_or_park(Some(Duration::from_millis(100)));
+        } else {
             // To be woken costs more than most epochs do: an instant later there may be one.
             let waits = idle_since.get_or_insert_with(Instant::now).elapsed();
             if waits < WATCHFUL {
@@ -293,14 +310,11 @@ fn work(
             } else {
                 worker.step_or_park(Some(IDLE));
             }
+        }
+        let before = ahead.len();
+        while ahead.pop_front_if(|last| !probe.less_than(&(*last + 1))).is_some() {}
+        if ahead.len() == before {
             continue;
-        };
-        idle_since = None;
-        round.drain(..).for_each(|(epoch, feed)| input.feed(epoch, feed));
-        // Until they have come through: few epochs in flight keep the state in cache. Other workers may not have been
-        // fed them yet, hence the park.
-        while probe.less_than(&(last + 1)) {
-            worker.step_or_park(Some(Duration::from_millis(100)));
         }
         for (held, bytes) in held[worker.index()].iter().zip(input.state_bytes()) {
             held.store(bytes, Ordering::Relaxed);

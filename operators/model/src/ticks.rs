@@ -1,8 +1,8 @@
 //! Ticks in columns: what sources decode into, and what workers read.
 //!
 //! A row is 37 bytes (a quote 57, both more by 4 where there are quotes or edits): each column is one vector, so that a
-//! decoder fills it in one loop and the hot path reads only what it needs. Event times and seqs may stand in the buffers
-//! that they were read into, where those hold nothing else. Symbols are codes into a dictionary of the batch; cursors are runs, since a source's
+//! decoder fills it in one loop and the hot path reads only what it needs. Event times, seqs and codes may stand in the
+//! buffers that they were read into, where those hold nothing else. Symbols are codes into a dictionary of the batch; cursors are runs, since a source's
 //! offsets nearly always follow each other.
 
 use crate::cursor::{Cursor, Record};
@@ -10,7 +10,7 @@ use crate::name::Symbol;
 use crate::num::{Price, Size};
 use crate::tick::{Event, Tick};
 use crate::time::Nanos;
-use arrow_array::{Int64Array, UInt64Array};
+use arrow_array::{Int64Array, UInt32Array, UInt64Array};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
@@ -67,6 +67,15 @@ impl Run {
     }
 }
 
+/// Columns of all rows in the buffers that they were read into.
+#[derive(Clone, Debug)]
+pub(crate) struct Keys {
+    pub(crate) times: Int64Array,
+    pub(crate) seqs: UInt64Array,
+    /// None: codes are not shared.
+    pub(crate) codes: Option<UInt32Array>,
+}
+
 /// Ticks, in columns. At most 2^32 rows.
 ///
 /// ```
@@ -86,8 +95,8 @@ pub struct Ticks {
     pub(crate) symbol: Vec<u32>,
     event_time: Vec<Nanos>,
     seq: Vec<u64>,
-    /// Both of these where they stand in the buffers that they were read into.
-    shared: Option<(Int64Array, UInt64Array)>,
+    /// These where they stand in the buffers that they were read into.
+    shared: Option<Keys>,
     pub(crate) kind: Vec<RowKind>,
     /// A trade's price, a quote's bid.
     pub(crate) first: Vec<i64>,
@@ -120,33 +129,43 @@ impl Ticks {
     pub fn reserve(&mut self, rows: usize) {
         self.event_time.reserve(rows);
         self.seq.reserve(rows);
-        self.reserve_beside(rows);
+        self.symbol.reserve(rows);
+        self.reserve_others(rows);
     }
 
-    /// The same, but for event times and seqs.
-    pub(crate) fn reserve_beside(&mut self, rows: usize) {
-        self.symbol.reserve(rows);
+    /// The same, but for what these columns hold.
+    pub(crate) fn reserve_beside(&mut self, keys: &Keys) {
+        if keys.codes.is_none() {
+            self.symbol.reserve(keys.times.len());
+        }
+        self.reserve_others(keys.times.len());
+    }
+
+    fn reserve_others(&mut self, rows: usize) {
         self.kind.reserve(rows);
         self.first.reserve(rows);
         self.second.reserve(rows);
     }
 
-    /// The event times and seqs of the first rows, which were appended without.
-    pub(crate) fn copy_keys(&mut self, times: &[Nanos], seqs: &[u64]) {
-        self.event_time.extend_from_slice(times);
-        self.seq.extend_from_slice(seqs);
+    /// These columns of the first rows, which were appended without.
+    pub(crate) fn copy_keys(&mut self, keys: &Keys, rows: usize) {
+        self.event_time.extend_from_slice(&keys.times.values()[..rows]);
+        self.seq.extend_from_slice(&keys.seqs.values()[..rows]);
+        if let Some(codes) = &keys.codes {
+            self.symbol.extend_from_slice(&codes.values()[..rows]);
+        }
     }
 
     /// The same of all rows, to be shared.
-    pub(crate) fn share_keys(&mut self, times: Int64Array, seqs: UInt64Array) {
-        debug_assert!(times.values().len() == self.len() && seqs.values().len() == self.len());
-        self.shared = Some((times, seqs));
+    pub(crate) fn share_keys(&mut self, keys: Keys) {
+        debug_assert!(keys.times.values().len() == self.len() && keys.seqs.values().len() == self.len());
+        self.shared = Some(keys);
     }
 
-    /// Its event times and seqs are to be its own: there will be more.
+    /// Its columns are to be its own: there will be more.
     fn unshare(&mut self) {
-        if let Some((times, seqs)) = self.shared.take() {
-            self.copy_keys(times.values(), seqs.values());
+        if let Some(keys) = self.shared.take() {
+            self.copy_keys(&keys, keys.times.values().len());
         }
     }
 
@@ -235,11 +254,12 @@ impl Ticks {
 
     /// Appends plain rows, whose cursors follow each other from `first` on: by offset, or by the row within the message.
     pub(crate) fn append_plain(&mut self, first: Cursor, offsets: bool, rows: &Plain<'_>) {
-        let (before, n) = (self.len(), rows.symbols.len());
+        let (before, n) = (self.len(), rows.firsts.len());
         self.unshare();
         self.locate(first, before, n, Some(offsets));
         self.symbol.extend_from_slice(rows.symbols);
-        self.copy_keys(rows.times, rows.seqs);
+        self.event_time.extend_from_slice(rows.times);
+        self.seq.extend_from_slice(rows.seqs);
         self.first.extend_from_slice(rows.firsts);
         self.second.extend_from_slice(rows.seconds);
         let Some(kinds) = rows.kinds else {
@@ -303,17 +323,18 @@ impl Ticks {
 
     /// The symbol of each row, as a code.
     pub fn codes(&self) -> &[u32] {
-        &self.symbol
+        let shared = self.shared.as_ref().and_then(|keys| keys.codes.as_ref());
+        shared.map_or(&self.symbol, |codes| codes.values())
     }
 
     /// The event time of each row.
     pub fn event_times(&self) -> &[Nanos] {
-        self.shared.as_ref().map_or(&self.event_time, |(times, _)| times.values())
+        self.shared.as_ref().map_or(&self.event_time, |keys| keys.times.values())
     }
 
     /// The seq of each row.
     pub fn seqs(&self) -> &[u64] {
-        self.shared.as_ref().map_or(&self.seq, |(_, seqs)| seqs.values())
+        self.shared.as_ref().map_or(&self.seq, |keys| keys.seqs.values())
     }
 
     /// What each row is.
@@ -369,7 +390,7 @@ impl Ticks {
     /// A row.
     pub fn tick(&self, row: usize) -> Tick {
         Tick {
-            symbol: self.symbols[self.symbol[row] as usize],
+            symbol: self.symbols[self.codes()[row] as usize],
             event_time: self.event_times()[row],
             seq: self.seqs()[row],
             event: self.event(row),
@@ -408,8 +429,8 @@ impl FromIterator<Record> for Ticks {
 pub(crate) struct Plain<'a> {
     /// None: all are trades.
     pub(crate) kinds: Option<&'a [RowKind]>,
+    /// Empty, like `times` and `seqs`, if they are to be shared.
     pub(crate) symbols: &'a [u32],
-    /// Empty, like `seqs`, if they are to be shared.
     pub(crate) times: &'a [Nanos],
     pub(crate) seqs: &'a [u64],
     pub(crate) firsts: &'a [i64],

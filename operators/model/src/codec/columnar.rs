@@ -5,10 +5,10 @@
 //! what is accepted, what is rejected and in which words is the same as row by row; a property test holds it to that.
 
 use super::arrow::{Cells, Rows, RowsAre};
-use super::{Decoded, EARLIEST, Field, Kind, Value};
+use super::{Decoded, EARLIEST, Field, Kind, SymbolCache, Value};
 use crate::instrument::Instruments;
 use crate::num::{MAX_SCALE, Powers, SCALE, fixed_from_f64, fixed_from_f64s, pow10};
-use crate::ticks::{Plain, RowKind};
+use crate::ticks::{Keys, Plain, RowKind, Ticks};
 use crate::time::Nanos;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
@@ -17,7 +17,7 @@ use arrow_array::types::{
 };
 use arrow_array::{
     Array, ArrowNativeTypeOp, BooleanArray, GenericStringArray, Int64Array, OffsetSizeTrait, RecordBatch,
-    StringViewArray, UInt64Array,
+    StringViewArray, UInt32Array, UInt64Array,
 };
 use arrow_schema::DataType;
 use std::ops::Range;
@@ -46,8 +46,8 @@ pub(super) struct Columnar<'a> {
     times: &'a [i64],
     unit: Nanos,
     seqs: Seqs<'a>,
-    /// Times and seqs as they can be shared, if they can.
-    keys: Option<(Int64Array, UInt64Array)>,
+    /// Times, seqs and perhaps codes as they can be shared, if they can.
+    keys: Option<Keys>,
     /// Which rows have all of these four.
     present: Vec<BooleanArray>,
     price: Numbers<'a>,
@@ -74,19 +74,43 @@ fn validity(array: &dyn Array) -> Option<BooleanArray> {
 /// Batches of fewer rows are not worth it.
 const SHARED_ROWS: usize = if cfg!(test) { 2 } else { 1_024 };
 
+/// Rows to a name of a dictionary at least, for its keys to be the codes: each name is looked up.
+const ROWS_TO_A_NAME: usize = if cfg!(test) { 1 } else { 32 };
+
 /// Nanoseconds and seqs, if the buffers of these columns can be kept in their place: they hold little else (the whole body
-/// of a message may be one buffer), and no null.
-fn shareable(event_time: &dyn Array, seq: &dyn Array) -> Option<(Int64Array, UInt64Array)> {
+/// of a message may be one buffer), and no null. And codes, if those of a dictionary, as they stand, may be.
+fn shareable(event_time: &dyn Array, seq: &dyn Array, symbol: &dyn Array) -> Option<Keys> {
     let seqs = seq.as_primitive_opt::<UInt64Type>()?;
     let times = match event_time.as_primitive_opt::<TimestampNanosecondType>() {
         Some(times) => times.values(),
         None => event_time.as_primitive_opt::<Int64Type>()?.values(),
     };
-    let fits = |capacity: usize| capacity <= seqs.len() * 8 + seqs.len() + 128;
-    let are_alone = fits(times.inner().capacity()) && fits(seqs.values().inner().capacity());
+    let fits = |capacity: usize, width: usize| capacity <= seqs.len() * width + seqs.len() + 128;
+    let are_alone = fits(times.inner().capacity(), 8) && fits(seqs.values().inner().capacity(), 8);
     let are_whole = seq.null_count() == 0 && event_time.null_count() == 0;
-    let are_shareable = are_alone && are_whole && seqs.len() >= SHARED_ROWS;
-    are_shareable.then(|| (Int64Array::new(times.clone(), None), UInt64Array::new(seqs.values().clone(), None)))
+    if !are_alone || !are_whole || seqs.len() < SHARED_ROWS {
+        return None;
+    }
+    let codes = plain_keys(symbol).filter(|codes| fits(codes.values().inner().capacity(), 4));
+    Some(Keys {
+        times: Int64Array::new(times.clone(), None),
+        seqs: UInt64Array::new(seqs.values().clone(), None),
+        codes,
+    })
+}
+
+/// The keys of a dictionary that is much shorter than its column, which has no null.
+fn plain_keys(array: &dyn Array) -> Option<UInt32Array> {
+    let dictionary = array.as_any_dictionary_opt()?;
+    let names = dictionary.values();
+    if array.null_count() > 0 || names.null_count() > 0 || names.len() * ROWS_TO_A_NAME > array.len() {
+        return None;
+    }
+    let keys = dictionary.keys();
+    // A negative one becomes one that is too great.
+    let signed = || Some(keys.as_primitive_opt::<Int32Type>()?.values().inner().clone());
+    let unsigned = keys.as_primitive_opt::<UInt32Type>().map(|keys| keys.values().inner().clone());
+    Some(UInt32Array::new(unsigned.or_else(signed)?.into(), None))
 }
 
 /// Some rows of a column of bits, from the first word's lowest bit on.
@@ -123,7 +147,7 @@ impl<'a> Columnar<'a> {
             symbols: Codes::of(symbol)?,
             times,
             unit,
-            keys: shareable(event_time, seq),
+            keys: shareable(event_time, seq, symbol),
             seqs,
             present: [kind, symbol, event_time, seq].into_iter().filter_map(validity).collect(),
             price: numbers(Field::Price),
@@ -142,8 +166,16 @@ impl<'a> Columnar<'a> {
         let mut chunk = Chunk::new(self.times.len().min(CHUNK));
         let mut scales = Scales::default();
         let mut keys = self.keys.take().filter(|_| out.records.is_empty());
-        match keys {
-            Some(_) => out.records.reserve_beside(self.times.len()),
+        if let Some(keys) = &mut keys
+            && keys.codes.is_some()
+        {
+            let mut find = finder(&rows.decoder.instruments, &mut scales, &mut out.symbols, &mut out.records);
+            if !self.symbols.is_as_it_stands(&mut find) {
+                keys.codes = None;
+            }
+        }
+        match &keys {
+            Some(keys) => out.records.reserve_beside(keys),
             None => out.records.reserve(self.times.len()),
         }
         for start in (0..self.times.len()).step_by(CHUNK) {
@@ -161,25 +193,28 @@ impl<'a> Columnar<'a> {
                     }
                     let cursor = rows.rows_are.cursor(rows.first, start + at);
                     let mut part = self.part(&chunk, &range, at..plain);
-                    if keys.is_some() {
+                    if let Some(keys) = &keys {
                         (part.times, part.seqs) = (&[], &[]);
+                        if keys.codes.is_some() {
+                            part.symbols = &[];
+                        }
                     }
                     out.records.append_plain(cursor, rows.rows_are == RowsAre::Offsets, &part);
                 }
                 at = chunk.run(plain, n, true);
                 if at > plain
-                    && let Some((times, seqs)) = keys.take()
+                    && let Some(keys) = keys.take()
                 {
                     // All rows before this one are plain.
                     let before = start + plain;
                     out.records.reserve(self.times.len() - before);
-                    out.records.copy_keys(&times.values()[..before], &seqs.values()[..before]);
+                    out.records.copy_keys(&keys, before);
                 }
                 (plain..at).for_each(|row| rows.one(start + row, out));
             }
         }
-        if let Some((times, seqs)) = keys {
-            out.records.share_keys(times, seqs);
+        if let Some(keys) = keys {
+            out.records.share_keys(keys);
         }
     }
 
@@ -230,15 +265,10 @@ impl<'a> Columnar<'a> {
             _ => UNUSUAL,
         });
         chunk.sort(n);
-        let (symbols, records) = (&mut out.symbols, &mut out.records);
-        self.symbols.read(range, &mut chunk.symbols[..n], &mut |text| match symbols.get(instruments, text) {
-            Ok(known) => {
-                let code = records.code(known.symbol);
-                scales.set(code, known.scale);
-                code
-            }
-            Err(_) => UNUSUAL,
-        });
+        {
+            let mut find = finder(instruments, scales, &mut out.symbols, &mut out.records);
+            self.symbols.read(range, &mut chunk.symbols[..n], &mut find);
+        }
         if chunk.symbols[..n].iter().fold(0, |most, code| most.max(*code)) >= UNUSUAL {
             for row in 0..n {
                 if chunk.symbols[row] >= UNUSUAL {
@@ -370,6 +400,23 @@ impl<'a> Columnar<'a> {
                 }
             }
         }
+    }
+}
+
+/// The code of a symbol by its name, and its scale.
+fn finder<'a>(
+    instruments: &'a Arc<Instruments>,
+    scales: &'a mut Scales,
+    symbols: &'a mut SymbolCache,
+    records: &'a mut Ticks,
+) -> impl FnMut(&str) -> u32 {
+    move |text| match symbols.get(instruments, text) {
+        Ok(known) => {
+            let code = records.code(known.symbol);
+            scales.set(code, known.scale);
+            code
+        }
+        Err(_) => UNUSUAL,
     }
 }
 
@@ -587,6 +634,8 @@ struct Codes<'a> {
     texts: Texts<'a>,
     /// The codes of a dictionary's keys.
     table: Vec<u32>,
+    /// Whether those are the keys themselves.
+    as_it_stands: bool,
     /// The codes of the texts met lately.
     slots: Slots,
 }
@@ -685,12 +734,25 @@ impl<'a> Codes<'a> {
         if !matches!(texts, Texts::Dictionary { .. }) {
             slots = Slots::new(array.len());
         }
-        Some(Codes { texts, table, slots })
+        Some(Codes { texts, table, as_it_stands: false, slots })
+    }
+
+    /// Whether the keys of a dictionary, all of which are to be known, are the codes.
+    fn is_as_it_stands(&mut self, find: &mut dyn FnMut(&str) -> u32) -> bool {
+        let Texts::Dictionary { values, .. } = &self.texts else { return false };
+        for (key, code) in self.table.iter_mut().enumerate() {
+            *code = match values.get(key) {
+                Value::Text(text) => find(&text),
+                _ => UNUSUAL,
+            };
+        }
+        self.as_it_stands = self.table.iter().zip(0..).all(|(code, key)| *code == key);
+        self.as_it_stands
     }
 
     /// Reads the codes of some rows: `find` knows those that have not been met. Anything where a row is null.
     fn read(&mut self, range: &Range<usize>, to: &mut [u32], find: &mut dyn FnMut(&str) -> u32) {
-        let Codes { texts, table, slots } = self;
+        let Codes { texts, table, as_it_stands, slots } = self;
         match texts {
             Texts::Utf8(array) => read_texts(array, slots, range, to, find),
             Texts::LargeUtf8(array) => read_texts(array, slots, range, to, find),
@@ -707,6 +769,7 @@ impl<'a> Codes<'a> {
                     *to = look_up(slots, text, || array.value(row), find);
                 }
             }
+            Texts::Dictionary { array, .. } if *as_it_stands => read_plain_keys(*array, range, table.len(), to),
             Texts::Dictionary { array, keys, values } => {
                 let read = match *keys {
                     DataType::Int8 => read_keys::<Int8Type, _>,
@@ -757,6 +820,15 @@ fn look_up<'a>(
     let code = find(text());
     slots.put(short, code);
     code
+}
+
+/// Reads keys that are codes.
+fn read_plain_keys(array: &dyn Array, range: &Range<usize>, values: usize, to: &mut [u32]) {
+    let Some(keys) = plain_keys(array) else { return to.fill(UNUSUAL) };
+    to.copy_from_slice(&keys.values()[range.clone()]);
+    if to.iter().fold(0, |most, key| most.max(*key)) as usize >= values {
+        to.iter_mut().filter(|key| **key as usize >= values).for_each(|key| *key = UNUSUAL);
+    }
 }
 
 fn read_keys<K: ArrowDictionaryKeyType<Native = N>, N: ArrowNativeTypeOp>(

@@ -62,7 +62,6 @@ use marea_model::{
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use timely::dataflow::channels::pact::{Exchange, Pipeline};
 
 /// Who waits for `now`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -599,8 +598,8 @@ pub fn gate<'scope>(
 ) -> EpochStream<'scope, (Arc<Verdict>, i64)> {
     let mut operator = EpochOperator::new("gate", clock);
     // Recommendations are made where their symbol lives; rows shared by pointer never leave a worker.
-    let recommendations = operator.input(recommendations, Pipeline);
-    let quotes = operator.input(quotes, Exchange::new(|quote: &QuoteUpdate| quote.symbol.stable_hash()));
+    let recommendations = operator.input(recommendations);
+    let quotes = operator.routed(quotes, |quote| quote.symbol.stable_hash());
     let (verdicts, stream) = operator.output();
     operator.build(move |epoch, feed| {
         let accounts = feed.accounts.clone();

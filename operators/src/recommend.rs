@@ -58,7 +58,6 @@ use marea_model::time::{now_ms, now_ns};
 use marea_model::{Decimal, Epoch, F64, Instrument, Instruments, Nanos, Recommendation, StrategyId, Symbol, Timeframe};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use timely::dataflow::channels::pact::Exchange;
 
 /// Trailing trades from which a strategy is proven.
 pub const PROVEN_TRADES: u64 = 10;
@@ -392,9 +391,8 @@ pub fn recommend<'scope>(
     mut kernel: Recommend,
 ) -> EpochStream<'scope, (Arc<Recommendation>, i64)> {
     let mut operator = EpochOperator::new("recommend", clock);
-    let route = |(row, _): &(Contribution, i64)| row.symbol.stable_hash();
-    let contributions = operator.input(contributions, Exchange::new(route));
-    let decisions = operator.input(decisions, Exchange::new(|(bar, _): &(DecisionBar, i64)| bar.symbol.stable_hash()));
+    let contributions = operator.routed(contributions, |(row, _)| row.symbol.stable_hash());
+    let decisions = operator.routed(decisions, |(bar, _)| bar.symbol.stable_hash());
     let (recommendations, stream) = operator.output();
     operator.build(move |epoch, feed| {
         recommendations.give_vec(kernel.epoch(epoch, contributions.take(), decisions.take(), &feed.config));

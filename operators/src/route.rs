@@ -17,7 +17,6 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
-use timely::dataflow::channels::pact::Pipeline;
 
 /// Base bars for a worker, in the order in which they stand.
 pub type Routed = (u64, Vec<BarUpsert>);
@@ -111,7 +110,7 @@ pub fn route<'scope>(
     scan: Rc<RefCell<Scan>>,
 ) -> EpochStream<'scope, Routed> {
     let mut operator = EpochOperator::new("route", clock);
-    let bars = operator.input(bars, Pipeline);
+    let bars = operator.input(bars);
     let (routed, stream) = operator.output();
     operator.build(move |_, feed| routed.give_vec(kernel.epoch(&feed.config, &bars.take(), &scan.borrow())));
     stream

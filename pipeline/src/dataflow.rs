@@ -5,6 +5,8 @@
 //!             │└ route ─▲ of other workers                                     ▲
 //!             └────── quotes ──────────────────────────────────────────────────┘
 //!  the feed, which is all that enters at an epoch, goes to every stage of every worker
+//!
+//!  one worker: all of it is one operator; several: bars, route ═► scan ═► the rest; records change workers at each ═►
 //! ```
 
 use marea_model::{
@@ -22,9 +24,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use timely::container::CapacityContainerBuilder;
-use timely::dataflow::channels::pact::Pipeline;
-use timely::dataflow::operators::{Input, Probe};
-use timely::dataflow::{InputHandle, ProbeHandle};
+use timely::dataflow::InputHandle;
+use timely::dataflow::operators::Input;
 use timely::worker::Worker;
 
 /// What the dataflow is built from.
@@ -111,24 +112,21 @@ impl FeedHandle {
     }
 }
 
-/// Builds the dataflow on one worker. Results go to `reports`; `probe` follows the last stage.
-pub fn build(
-    worker: &mut Worker,
-    settings: &DataflowConfig,
-    reports: &Reports,
-    probe: &ProbeHandle<Epoch>,
-) -> Result<FeedHandle, RollupError> {
+/// Builds the dataflow on one worker. What each complete epoch did goes to `reports`.
+pub fn build(worker: &mut Worker, settings: &DataflowConfig, reports: &Reports) -> Result<FeedHandle, RollupError> {
     let (index, peers) = (worker.index(), worker.peers());
     let kernel = settings.scan(index, peers)?;
     let reports = Rc::clone(reports);
     Ok(worker.dataflow::<Epoch, _, _>(|scope| {
-        let (input, feed) = scope.new_input::<Vec<Arc<Feed>>>();
-        let ticks = bars(feed.clone(), settings.bars(index, peers));
+        let (input, feeds) = scope.new_input::<Vec<Arc<Feed>>>();
+        let clock = Clock::new(feeds);
+        let ticks = bars(clock.clone(), settings.bars(index, peers));
         let kernel = Rc::new(RefCell::new(kernel));
-        let routed = settings.route(index, peers).map(|it| route(feed.clone(), ticks.bars.clone(), it, kernel.clone()));
-        let scanned = scan(feed.clone(), ticks.bars, routed, kernel);
-        let recommended = recommend(feed.clone(), scanned.contributions, scanned.decisions, settings.recommend());
-        let verdicts = gate(feed.clone(), recommended.clone(), ticks.quotes.clone(), settings.gate(index, peers));
+        let routed =
+            settings.route(index, peers).map(|it| route(clock.clone(), ticks.bars.clone(), it, kernel.clone()));
+        let scanned = scan(clock.clone(), ticks.bars, routed, kernel);
+        let recommended = recommend(clock.clone(), scanned.contributions, scanned.decisions, settings.recommend());
+        let verdicts = gate(clock.clone(), recommended.clone(), ticks.quotes.clone(), settings.gate(index, peers));
         let results = Results {
             rows: scanned.rows,
             deltas: scanned.deltas,
@@ -138,7 +136,8 @@ pub fn build(
             dead: ticks.dead,
             counts: ticks.counts,
         };
-        report(feed, results, reports).probe_with(probe);
+        report(clock.clone(), results, reports);
+        clock.build();
         FeedHandle { input, held: [ticks.bytes, scanned.bytes] }
     }))
 }
@@ -154,16 +153,15 @@ struct Results<'scope> {
 }
 
 /// The end of the path: leaves what each complete epoch did for whoever steps the worker.
-fn report<'scope>(clock: Clock<'scope>, results: Results<'scope>, reports: Reports) -> EpochStream<'scope, ()> {
+fn report<'scope>(clock: Clock<'scope>, results: Results<'scope>, reports: Reports) {
     let mut operator = EpochOperator::new("report", clock);
-    let rows = operator.input(results.rows, Pipeline);
-    let deltas = operator.input(results.deltas, Pipeline);
-    let recommendations = operator.input(results.recommendations, Pipeline);
-    let verdicts = operator.input(results.verdicts, Pipeline);
-    let quotes = operator.input(results.quotes, Pipeline);
-    let dead = operator.input(results.dead, Pipeline);
-    let counts = operator.input(results.counts, Pipeline);
-    let (_, done) = operator.output::<()>();
+    let rows = operator.input(results.rows);
+    let deltas = operator.input(results.deltas);
+    let recommendations = operator.input(results.recommendations);
+    let verdicts = operator.input(results.verdicts);
+    let quotes = operator.input(results.quotes);
+    let dead = operator.input(results.dead);
+    let counts = operator.input(results.counts);
     operator.build(move |epoch, _| {
         let mut all = deltas.take();
         let row = |(row, diff)| Delta { output: Output::Recommendation(row), diff };
@@ -176,5 +174,4 @@ fn report<'scope>(clock: Clock<'scope>, results: Results<'scope>, reports: Repor
         counts.drain().for_each(|counts| report.counts = counts);
         reports.borrow_mut().push(report);
     });
-    done
 }

@@ -26,7 +26,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
-use timely::dataflow::ProbeHandle;
 
 /// Ticks that wait for a worker, beside those that it works on. One epoch may always wait.
 const QUEUED_TICKS: usize = 40_000;
@@ -282,9 +281,9 @@ fn work(
     gatherer: &Mutex<Gatherer>,
     (beat, held): (&impl Fn(usize), &Held),
 ) {
-    let (probe, reports) = (ProbeHandle::new(), Reports::default());
+    let reports = Reports::default();
     // The timeframes were tried before any worker was started.
-    let Ok(mut input) = dataflow::build(worker, config, &reports, &probe) else { return };
+    let Ok(mut input) = dataflow::build(worker, config, &reports) else { return };
     let (mut round, mut idle_since) = (Vec::new(), None);
     let rounds = if worker.peers() == 1 { 1 } else { ROUNDS };
     // The last epochs of the rounds that have not come through.
@@ -312,7 +311,8 @@ fn work(
             }
         }
         let before = ahead.len();
-        while ahead.pop_front_if(|last| !probe.less_than(&(*last + 1))).is_some() {}
+        let reached = reports.borrow().last().map(|report| report.epoch);
+        while ahead.pop_front_if(|last| reached.is_some_and(|reached| reached >= *last)).is_some() {}
         if ahead.len() == before {
             continue;
         }

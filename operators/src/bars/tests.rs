@@ -665,19 +665,26 @@ proptest! {
 
 #[test]
 fn the_operator_gives_each_symbol_to_one_worker() {
-    use timely::dataflow::operators::{Input, Inspect, Probe};
+    use crate::epochs::{Clock, EpochOperator, Feed};
+    use timely::dataflow::operators::Input;
 
     let results = timely::execute(timely::Config::process(2), |worker| {
         let index = worker.index();
         let given = std::rc::Rc::new(std::cell::RefCell::new((Vec::new(), Counts::default())));
-        let (mut input, probe) = worker.dataflow(|scope| {
-            let (input, clock) = scope.new_input::<Vec<Arc<crate::epochs::Feed>>>();
+        let mut input = worker.dataflow(|scope| {
+            let (input, feeds) = scope.new_input::<Vec<Arc<Feed>>>();
+            let clock = Clock::new(feeds);
             let kernel = Bars::new(instruments(), Timeframe::S1).of_worker(index, 2);
-            let streams = bars(clock, kernel);
-            let (bars, counts) = (given.clone(), given.clone());
-            streams.counts.inspect(move |c| counts.borrow_mut().1.accepted += c.accepted);
-            let probe = streams.bars.inspect(move |given| bars.borrow_mut().0.extend(given.iter().copied())).probe().0;
-            (input, probe)
+            let streams = bars(clock.clone(), kernel);
+            let mut watch = EpochOperator::new("watch", clock.clone());
+            let (bars, counts, given) = (watch.input(streams.bars), watch.input(streams.counts), given.clone());
+            watch.build(move |_, _| {
+                let mut given = given.borrow_mut();
+                given.0.extend(bars.drain().flat_map(|bars| bars.to_vec()));
+                given.1.accepted += counts.drain().map(|counts| counts.accepted).sum::<i64>();
+            });
+            clock.build();
+            input
         });
         let partition = Partition::new("test").unwrap();
         for round in 0..3_u64 {
@@ -688,11 +695,12 @@ fn the_operator_gives_each_symbol_to_one_worker() {
                 Record { cursor: Cursor { partition, offset: n, row: 0 }, tick }
             });
             let ticks = vec![ticks.collect::<Ticks>().into()];
-            let feed = crate::epochs::Feed { ticks, ..(*crate::epochs::Feed::at(Progress::START)).clone() };
+            let feed = Feed { ticks, ..(*Feed::at(Progress::START)).clone() };
             input.send(Arc::new(feed));
             input.advance_to(round + 1);
-            worker.step_while(|| probe.less_than(&(round + 1)));
         }
+        input.close();
+        while worker.step() {}
         given.take()
     })
     .unwrap();

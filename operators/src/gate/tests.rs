@@ -733,70 +733,70 @@ fn instances_share_the_symbols_among_them() {
 
 /// Bars, quotes and configuration into one worker; recommendations and verdicts out of all of them.
 fn wired(workers: usize) -> Vec<(Epoch, Verdict, i64)> {
-    use crate::recommend::recommend;
+    use crate::epochs::EpochOperator;
+    use crate::recommend::{Recommend, recommend};
     use marea_model::recommendation::{Contribution, DecisionBar};
     use std::sync::mpsc;
-    use timely::dataflow::operators::{Input, Inspect, Probe};
+    use timely::dataflow::operators::Input;
 
+    let bar = |symbol| DecisionBar {
+        symbol,
+        timeframe: Timeframe::M5,
+        open_time: T0 - M5,
+        close: price(110_000),
+        atr: None,
+        volume_change: None,
+        five_bar_move: None,
+        high_since: None,
+        low_since: None,
+    };
     let (send, receive) = mpsc::channel();
     let send = std::sync::Mutex::new(send);
     let guards = timely::execute(timely::Config::process(workers), move |worker| {
         let send = send.lock().unwrap().clone();
         let (index, peers) = (worker.index(), worker.peers());
-        let (mut clock, mut bars, mut quotes, probe) = worker.dataflow(|scope| {
-            let (clock_in, clock) = scope.new_input::<Vec<Arc<Feed>>>();
-            let (_, contributions) = scope.new_input::<Vec<(Contribution, i64)>>();
-            let (bars_in, bars) = scope.new_input::<Vec<(DecisionBar, i64)>>();
-            let (quotes_in, quotes) = scope.new_input::<Vec<QuoteUpdate>>();
-            let kernel = crate::recommend::Recommend::new(&instruments());
-            let recommendations = recommend(clock.clone(), contributions, bars, kernel);
-            let verdicts = gate(clock, recommendations, quotes, Gate::new(&instruments(), index, peers));
-            let verdicts = verdicts.inspect_core(move |event| {
-                if let Ok((stamp, rows)) = event {
-                    for (verdict, diff) in rows {
-                        send.send((*stamp.least().unwrap(), Verdict::clone(verdict), *diff)).unwrap();
+        let mut input = worker.dataflow(|scope| {
+            let (input, feeds) = scope.new_input::<Vec<Arc<Feed>>>();
+            let clock = Clock::new(feeds);
+            let mut market = EpochOperator::new("market", clock.clone());
+            let (_, contributions) = market.output::<(Contribution, i64)>();
+            let (bars_out, bars) = market.output();
+            let (quotes_out, quotes) = market.output();
+            market.build(move |epoch, _| {
+                if index == 0 && epoch == first_epoch(T0 / MILLI) {
+                    for name in ["EURUSD", "GBPUSD", "USDJPY", "AUDUSD"] {
+                        let symbol = Symbol::new(name).unwrap();
+                        quotes_out.give(QuoteUpdate { symbol, quote: None });
+                        bars_out.give((bar(symbol), 1));
                     }
                 }
             });
-            (clock_in, bars_in, quotes_in, verdicts.probe().0)
+            let recommendations = recommend(clock.clone(), contributions, bars, Recommend::new(&instruments()));
+            let verdicts = gate(clock.clone(), recommendations, quotes, Gate::new(&instruments(), index, peers));
+            let mut watch = EpochOperator::new("watch", clock.clone());
+            let verdicts = watch.input(verdicts);
+            watch.build(move |epoch, _| {
+                for (verdict, diff) in verdicts.drain() {
+                    send.send((epoch, Verdict::clone(&verdict), diff)).unwrap();
+                }
+            });
+            clock.build();
+            input
         });
         for ms in [0, 1, 999, 1000, 5000] {
-            let epoch = first_epoch(T0 / MILLI + ms);
             let mut feed = (*Feed::at(Progress::START)).clone();
-            bars.advance_to(epoch);
-            quotes.advance_to(epoch);
-            if index == 0 && ms == 0 {
-                for name in ["EURUSD", "GBPUSD", "USDJPY", "AUDUSD"] {
-                    let symbol = Symbol::new(name).unwrap();
-                    quotes.send(QuoteUpdate { symbol, quote: None });
-                    bars.send((
-                        DecisionBar {
-                            symbol,
-                            timeframe: Timeframe::M5,
-                            open_time: T0 - M5,
-                            close: price(110_000),
-                            atr: None,
-                            volume_change: None,
-                            five_bar_move: None,
-                            high_since: None,
-                            low_since: None,
-                        },
-                        1,
-                    ));
-                }
-            }
             if ms == 1 {
                 feed.config.push(put("/echo/core/master_accounts", "M1"));
                 feed.config.push(put("/echo/windows/M1/EURUSD/start_utc", &utc(1)));
                 feed.config.push(put("/echo/windows/M1/EURUSD/end_utc", &utc(4)));
             }
-            bars.advance_to(epoch + 1);
-            quotes.advance_to(epoch + 1);
-            clock.advance_to(epoch);
-            clock.send(Arc::new(feed));
-            clock.advance_to(epoch + 1);
-            worker.step_while(|| probe.less_than(&(epoch + 1)));
+            let epoch = first_epoch(T0 / MILLI + ms);
+            input.advance_to(epoch);
+            input.send(Arc::new(feed));
+            input.advance_to(epoch + 1);
         }
+        input.close();
+        while worker.step() {}
     });
     drop(guards.unwrap());
     let mut rows: Vec<_> = receive.try_iter().collect();

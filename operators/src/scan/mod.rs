@@ -41,7 +41,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
-use timely::dataflow::channels::pact::{Exchange, Pipeline};
 
 /// Base bars of an epoch for whose rows room is made at once.
 const MANY: usize = 256;
@@ -442,8 +441,8 @@ pub fn scan<'scope>(
     kernel: Rc<RefCell<Scan>>,
 ) -> ScanStreams<'scope> {
     let mut operator = EpochOperator::new("scan", clock);
-    let bars = operator.input(bars, Pipeline);
-    let routed = routed.map(|routed| operator.input(routed, Exchange::new(|(worker, _): &Routed| *worker)));
+    let bars = operator.input(bars);
+    let routed = routed.map(|routed| operator.routed(routed, |(worker, _)| *worker));
     let (rows_out, rows) = operator.output();
     let (deltas_out, deltas) = operator.output();
     let (contributions_out, contributions) = operator.output();

@@ -7,10 +7,11 @@
 //! columns of eight; over the bars in which nothing happens to any of the eight, they stay in registers. What is rare
 //! (a signal, a fill, a stop, a new day) happens to one strategy at a time, by the definition's own code, upon its
 //! book. So a group is as fast as its strategies are quiet: some 10 ns a bar
-//! for all eight with AVX-512, where one bar in a hundred fills an order; some 35 ns where bars come one by one.
+//! for all eight with AVX-512, where one bar in a hundred fills an order.
 //!
 //! - **All seats have seen the same bars.** So day, counts of bars, closes and ATR are one [`Clock`] for all.
 //! - **Warm-up** goes bar by bar until the longest of the group is over.
+//! - **Few bars at a time** step the rules alone; equities are marked when somebody asks for them, or before a fill.
 //! - **Equities that are not above 0**, or beyond what a double holds, are marked bar by bar; a flat account without
 //!   equity is parked, since nothing moves it any more.
 //! - **Drawdown** is taken once a peak, from the least equity since: `segment.rs` proves that no bit differs.
@@ -40,6 +41,12 @@ use std::ops::Range;
 /// Bars that all groups run over before any goes on: so many that a group's state comes cheap, and so few that their
 /// columns stay in the cache for the next.
 const BLOCK: usize = 1024;
+
+/// Fewer bars than that do not mark equities at once: see [`State::glide`].
+const FEW: usize = 8;
+
+/// Bars of which equities are not marked, at most.
+const OWED: usize = 64;
 
 /// Where the trades and completed days of many backtests go. Those of one strategy come in order, different ones' in
 /// any.
@@ -204,6 +211,8 @@ pub struct Columns {
     clock: Clock,
     /// At each mark.
     saved: Vec<Saved>,
+    /// The closes of the last bars, of which equities may not have been marked yet.
+    recent: Vec<f64>,
     buffers: (Vec<F64>, Vec<usize>),
 }
 
@@ -248,7 +257,8 @@ impl Columns {
     }
 
     fn with_level(level: Level) -> Self {
-        Columns { level, groups: Vec::new(), clock: Clock::default(), saved: Vec::new(), buffers: Default::default() }
+        let (groups, clock, saved) = (Vec::new(), Clock::default(), Vec::new());
+        Columns { level, groups, clock, saved, recent: Vec::new(), buffers: Default::default() }
     }
 
     /// Whether there are no strategies.
@@ -281,9 +291,19 @@ impl Columns {
         at * LANES + lane
     }
 
+    /// Marks all equities that are owed: before states are looked at, or seats change.
+    fn settle(&mut self) {
+        for Group { seats, state } in &mut self.groups {
+            state.settle(self.level, seats, &self.recent);
+        }
+        self.recent.clear();
+    }
+
     /// Takes in strategies that have caught up: that have seen the same bars, and have checkpoints at the same marks.
     /// Calls `moved` with each one's slot there and its slot here. Free seats fill first.
-    pub fn join(&mut self, caught_up: Columns, mut moved: impl FnMut(usize, usize)) {
+    pub fn join(&mut self, mut caught_up: Columns, mut moved: impl FnMut(usize, usize)) {
+        self.settle();
+        caught_up.settle();
         if self.is_empty() {
             *self = caught_up;
             for (at, group) in self.groups.iter().enumerate() {
@@ -311,6 +331,7 @@ impl Columns {
 
     /// Empties a slot, without a word about what its strategy did: see [`Columns::afresh`].
     pub fn remove(&mut self, slot: usize) {
+        self.settle();
         let Some(Group { seats, state }) = self.groups.get_mut(slot / LANES) else { return };
         seats.leave(slot % LANES);
         state.clear(slot % LANES);
@@ -339,8 +360,9 @@ impl Columns {
     }
 
     /// The state of the strategy in a slot, as if it had been alone. Cost: some 50 ns.
-    pub fn get(&self, slot: usize) -> Option<Backtest> {
-        let Group { seats, state } = self.groups.get(slot / LANES)?;
+    pub fn get(&mut self, slot: usize) -> Option<Backtest> {
+        let Group { seats, state } = self.groups.get_mut(slot / LANES)?;
+        state.settle(self.level, seats, &self.recent);
         let lane = slot % LANES;
         (seats.live >> lane & 1 == 1).then(|| state.get(seats, lane, &self.clock))
     }
@@ -356,9 +378,22 @@ impl Columns {
             let block = from..bars.end.min(from + BLOCK);
             from = block.end;
             let tape = Tape::new(series, block.clone(), &self.clock, std::mem::take(&mut self.buffers));
+            let is_one_day = !tape.begins_day(block.start, &self.clock) && tape.days.is_empty();
+            let glides = MARK && block.len() < FEW && is_one_day;
+            if !glides || self.recent.len() + block.len() > OWED {
+                self.settle();
+            }
+            if glides {
+                self.recent.extend_from_slice(&series.close[block.clone()]);
+            }
             for (at, Group { seats, state }) in self.groups.iter_mut().enumerate() {
-                if seats.live != 0 {
-                    let course = Course { level: self.level, seats, slot: at * LANES, tape: &tape };
+                if seats.live == 0 {
+                    continue;
+                }
+                let course = Course { level: self.level, seats, slot: at * LANES, tape: &tape };
+                if glides && self.clock.seen >= seats.warm() {
+                    state.glide(&course, block.clone(), &self.clock, &self.recent, sink);
+                } else {
                     state.run::<MARK, E>(&course, block.clone(), &self.clock, sink);
                 }
             }
@@ -369,6 +404,7 @@ impl Columns {
 
     /// Keeps the state of all as of now: one more mark.
     pub fn mark(&mut self) {
+        self.settle();
         let mut saved = Saved::of(self.groups.iter().map(|group| group.seats.kind));
         saved.clock = self.clock;
         for (place, group) in self.places().into_iter().zip(&self.groups) {
@@ -399,6 +435,7 @@ impl Columns {
     /// Trades that come out the same on both sides are not told. A group stops at the first mark after the last edit
     /// (and all that rules look back at) at which its state is what it was.
     pub fn replay(&mut self, marks: &[Nanos], replay: Replay<'_>, sink: &mut impl ColumnEvents) {
+        self.settle();
         let Replay { old, new, from, after, last_edit } = replay;
         debug_assert!(self.saved.len() == marks.len(), "every mark has a checkpoint");
         let start = after.map_or(Clock::default(), |mark| self.saved[mark].clock);
@@ -436,6 +473,7 @@ impl Columns {
             let mut settled = None;
             for (mark, (cut, clock_there)) in cuts.iter().enumerate() {
                 state.run::<true, _>(&course, bar..*cut, &clock, &mut kept);
+                state.settle(level, seats, &[]);
                 (bar, clock) = (*cut, *clock_there);
                 let saved = &mut self.saved[first + mark];
                 let past = marks[first + mark] > last_edit && *cut >= edited + seats.lookback();
@@ -447,6 +485,7 @@ impl Columns {
             }
             if settled.is_none() {
                 state.run::<true, _>(&course, bar..new.len(), &clock, &mut kept);
+                state.settle(level, seats, &[]);
                 *live = state;
             }
             let (mut state, mut before) = (begin, Kept::default());

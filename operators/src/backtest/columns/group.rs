@@ -69,6 +69,11 @@ impl Seats {
         &self.params[lane]
     }
 
+    /// Bars until the last of them is warm.
+    pub(super) fn warm(&self) -> u32 {
+        self.warm
+    }
+
     fn rate(&mut self) {
         self.taken = Sides::default();
         self.warm = 0;
@@ -102,6 +107,10 @@ pub(super) struct State {
     books: Box<[Book; LANES]>,
     /// Where the rules are no crossings, else none.
     rules: Vec<RuleState>,
+    /// Until they are warm, while bars come in: the strategies themselves, and nothing else of this is right.
+    warming: Option<Box<[Backtest; LANES]>>,
+    /// The last bars, of which the equities have not been marked yet: see [`State::glide`].
+    owed: usize,
 }
 
 /// Where a group runs.
@@ -142,6 +151,8 @@ impl State {
             counted: [0; LANES],
             books: Box::new([start.book; LANES]),
             rules: if seats.kind.0.is_none() { vec![start.rule; LANES] } else { Vec::new() },
+            warming: None,
+            owed: 0,
         };
         for lane in lanes(seats.live) {
             state.put(seats, lane, &Backtest::new(&seats.params[lane]));
@@ -149,8 +160,9 @@ impl State {
         state
     }
 
-    /// One strategy as it stands.
+    /// One strategy as it stands; the group must be settled.
     pub(super) fn get(&self, seats: &Seats, lane: usize, clock: &Clock) -> Backtest {
+        debug_assert!(self.owed == 0 && self.warming.is_none(), "it is settled before it is looked at");
         let (params, hot) = (&seats.params[lane], &self.hot);
         let mut book = self.books[lane];
         book.atr = if params.atr.is_some() { clock.atr } else { F64(0.0) };
@@ -274,7 +286,7 @@ impl State {
         if bars.is_empty() {
             return;
         }
-        let Course { seats, slot, tape, .. } = *course;
+        let Course { level, seats, slot, tape } = *course;
         let warm = clock.seen >= seats.warm;
         if warm && seats.kind.0.is_some() && !tape.begins_day(bars.start, clock) && tape.day_end(bars.start) >= bars.end
         {
@@ -283,13 +295,21 @@ impl State {
         let (series, mut clock, mut i) = (tape.series, *clock, bars.start);
         if !warm {
             i = bars.end.min(i + (seats.warm - clock.seen) as usize);
+            let mut warming = self.warming.take().unwrap_or_else(|| {
+                let vacant = Backtest::new(&seats.params[0]);
+                let live = |lane| if seats.live >> lane & 1 == 1 { self.get(seats, lane, &clock) } else { vacant };
+                Box::new(std::array::from_fn(live))
+            });
             for lane in lanes(seats.live) {
-                let mut backtest = self.get(seats, lane, &clock);
                 let mut events = Of { slot: slot + lane, sink };
-                backtest.run(&seats.params[lane], series, bars.start..i, &mut events);
-                self.put(seats, lane, &backtest);
+                warming[lane].run(&seats.params[lane], series, bars.start..i, &mut events);
             }
             clock.walk(tape, bars.start..i);
+            self.warming = Some(warming);
+            if clock.seen < seats.warm {
+                return;
+            }
+            self.settle(level, seats, &[]);
         }
         while i < bars.end {
             if tape.begins_day(i, &clock) {
@@ -308,6 +328,90 @@ impl State {
             }
             clock.advance(tape, i..end);
             i = end;
+        }
+    }
+
+    /// Runs over a few bars of one day, all strategies being warm, and leaves the equities to be marked later: nothing
+    /// that a bar does rests on them, and many bars are marked at once for little more than one. `closes` ends with these
+    /// bars, and has all before them that are owed.
+    pub(super) fn glide<E: ColumnEvents>(
+        &mut self,
+        course: &Course<'_>,
+        bars: Range<usize>,
+        clock: &Clock,
+        closes: &[f64],
+        sink: &mut E,
+    ) {
+        let Course { level, seats, tape, .. } = *course;
+        let told;
+        let told = match seats.kind.0 {
+            Some(_) => &[][..],
+            None => {
+                told = self.told(seats, tape.series, bars.clone());
+                &told[..bars.len()]
+            }
+        };
+        let before = closes.len() - bars.len();
+        let (mut i, mut clock) = (bars.start, *clock);
+        while i < bars.end {
+            let here = i - bars.start;
+            let due = if seats.kind.1 { self.pending | self.reached(tape.series, i) } else { self.pending };
+            if due != 0 {
+                self.settle(level, seats, &closes[..before + here]);
+                for lane in lanes(due) {
+                    self.trade(course, lane, i, clock.today.bars, sink);
+                }
+            }
+            let exit = self.segment::<false>(
+                level,
+                seats,
+                Bars::of(tape.series, i..bars.end),
+                told.get(here..).unwrap_or_default(),
+            );
+            clock.today.bars += exit.bars as u32;
+            self.owed += exit.bars;
+            i += exit.bars;
+            self.tell(seats, exit.sides, tape, i - 1);
+        }
+    }
+
+    /// Marks what is owed, the last of `closes`, and puts strategies that were warming in their seats: from now on all of
+    /// the state is right.
+    pub(super) fn settle(&mut self, level: Level, seats: &Seats, closes: &[f64]) {
+        if let Some(warming) = self.warming.take() {
+            for lane in lanes(seats.live) {
+                self.put(seats, lane, &warming[lane]);
+            }
+        }
+        let owed = std::mem::take(&mut self.owed);
+        let mut closes = &closes[closes.len() - owed..];
+        while !closes.is_empty() {
+            let (few, rest) = closes.split_at(closes.len().min(CHUNK));
+            let bars = Bars { close: few, high: few, low: few };
+            let exit = segment::segment::<TOLD, false, true>(
+                level,
+                &mut self.hot,
+                Sides::default(),
+                Sides::default(),
+                bars,
+                &[Sides::default(); CHUNK],
+            );
+            if !exit.tame {
+                self.mark_each(seats, few);
+            }
+            closes = rest;
+        }
+    }
+
+    /// The rules say this at the close of bar `i`.
+    #[inline]
+    fn tell(&mut self, seats: &Seats, sides: Sides, tape: &Tape<'_>, i: usize) {
+        let changed = sides.changed(self.sides);
+        self.sides = sides;
+        self.pending |= changed;
+        for lane in lanes(changed) {
+            let atr = if seats.params[lane].atr.is_some() { tape.atr(i) } else { F64(0.0) };
+            self.books[lane].signal(sides.side(lane), atr);
         }
     }
 
@@ -355,25 +459,14 @@ impl State {
                 let today = clock.today.bars + (i - bars.start) as u32;
                 self.trade(course, lane, i, today, sink);
             }
-            let slices = Bars {
-                close: &series.close[i..bars.end],
-                high: &series.high[i..bars.end],
-                low: &series.low[i..bars.end],
-            };
             let rest = told.get(i - bars.start..).unwrap_or_default();
-            let exit = self.segment::<MARK>(level, seats, slices, rest);
+            let exit = self.segment::<MARK>(level, seats, Bars::of(series, i..bars.end), rest);
             let from = i;
             i += exit.bars;
             if !exit.tame {
-                self.mark_each(seats, series, from..i);
+                self.mark_each(seats, &series.close[from..i]);
             }
-            let changed = exit.sides.changed(self.sides);
-            self.sides = exit.sides;
-            self.pending |= changed;
-            for lane in lanes(changed) {
-                let atr = if seats.params[lane].atr.is_some() { tape.atr(i - 1) } else { F64(0.0) };
-                self.books[lane].signal(exit.sides.side(lane), atr);
-            }
+            self.tell(seats, exit.sides, tape, i - 1);
         }
     }
 
@@ -421,7 +514,7 @@ impl State {
     /// Marks bars one by one, where an equity is not above 0 or too great for the columns.
     #[cold]
     #[inline(never)]
-    fn mark_each(&mut self, seats: &Seats, series: &Series, bars: Range<usize>) {
+    fn mark_each(&mut self, seats: &Seats, closes: &[f64]) {
         for lane in lanes(seats.live & !self.parked) {
             let hot = &mut self.hot;
             let book = &self.books[lane];
@@ -433,8 +526,8 @@ impl State {
             day.returns.0 = hot.returns.0[lane];
             day.squares.0 = hot.squares.0[lane];
             day.downside.0 = hot.downside.0[lane];
-            for i in bars.clone() {
-                day.mark(book.cash.0 + book.units.0 * series.close[i], series.close[i], false);
+            for close in closes {
+                day.mark(book.cash.0 + book.units.0 * close, *close, false);
             }
             if book.units.0 == 0.0 && book.cash == day.last_equity && book.cash.0 <= 0.0 {
                 let averages = hot.averages.each_ref().map(|y| y.0[lane]);

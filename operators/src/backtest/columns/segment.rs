@@ -1,6 +1,8 @@
 //! The inner loop: eight strategies over bars in which nothing happens to any of them.
 
+use crate::series::Series;
 use fearless_simd::{Level, Simd, dispatch, f64x8, prelude::*};
+use std::ops::Range;
 
 /// Strategies in a group: one vector of AVX-512, two of AVX2, four of SSE2.
 pub(super) const LANES: usize = 8;
@@ -92,6 +94,13 @@ pub(super) struct Bars<'a> {
     pub(super) close: &'a [f64],
     pub(super) high: &'a [f64],
     pub(super) low: &'a [f64],
+}
+
+impl<'a> Bars<'a> {
+    pub(super) fn of(series: &'a Series, bars: Range<usize>) -> Self {
+        let Series { close, high, low, .. } = series;
+        Bars { close: &close[bars.clone()], high: &high[bars.clone()], low: &low[bars] }
+    }
 }
 
 /// A side of each strategy: its bit in `up` is 1, in `down` −1, in none 0.

@@ -57,7 +57,7 @@ fn alone(params: &Params, series: &Series) -> (Backtest, Recorded) {
 }
 
 #[track_caller]
-fn assert_alone(columns: &Columns, standing: &Standing, seats: &[(usize, Params)], series: &Series) {
+fn assert_alone(columns: &mut Columns, standing: &Standing, seats: &[(usize, Params)], series: &Series) {
     for (slot, params) in seats {
         let (backtest, events) = alone(params, series);
         assert_eq!(columns.get(*slot), Some(backtest), "{params:?}");
@@ -114,8 +114,37 @@ proptest! {
             let mut standing = Standing::default();
             for cut in cuts(&shares, series.len()).windows(2) {
                 columns.run(&series, cut[0]..cut[1], &mut standing);
-                assert_alone(&columns, &standing, &seats, &prefix(&series, cut[1]));
+                assert_alone(&mut columns, &standing, &seats, &prefix(&series, cut[1]));
             }
+        }
+    }
+
+    /// A few bars at a time leave equities to be marked, and nobody looks until the end, or only at one of them.
+    #[test]
+    fn what_is_owed_is_as_if_it_had_been_marked(
+        all in prop::collection::vec(any_params(), 1..24),
+        series in histories(1..300),
+        strides in prop::collection::vec((1..10_usize, any::<bool>()), 1..10),
+        looks in prop::collection::vec(0.0..1.0, 0..6),
+    ) {
+        for level in levels() {
+            let (mut columns, seats) = seated(level, &all);
+            let mut standing = Standing::default();
+            let looks = cuts(&looks, series.len());
+            let (mut at, mut strides) = (0, strides.iter().cycle());
+            while let Some((stride, marks)) = strides.next().filter(|_| at < series.len()) {
+                let to = series.len().min(at + stride);
+                columns.run(&series, at..to, &mut standing);
+                if looks.iter().any(|look| (at..to).contains(look)) {
+                    let one = at % seats.len();
+                    assert_alone(&mut columns, &standing, &seats[one..=one], &prefix(&series, to));
+                    if *marks {
+                        columns.mark();
+                    }
+                }
+                at = to;
+            }
+            assert_alone(&mut columns, &standing, &seats, &series);
         }
     }
 
@@ -163,7 +192,7 @@ proptest! {
             let replay =
                 Replay { old: &series.tail(back), new: &new.tail(back), from: from - back, after, last_edit };
             columns.replay(&marks, replay, &mut standing);
-            assert_alone(&columns, &standing, &seats, &new);
+            assert_alone(&mut columns, &standing, &seats, &new);
             series = new;
         }
 
@@ -197,7 +226,7 @@ proptest! {
                 seats.push((to, *params));
             }
         }
-        assert_alone(&columns, &standing, &seats, &series);
+        assert_alone(&mut columns, &standing, &seats, &series);
 
         // And once more over all marks, now that others sit there.
         for after in [None, Some(0), marks.len().checked_sub(1)] {
@@ -205,7 +234,7 @@ proptest! {
             let (mut copy, mut again) = (columns.clone(), standing.clone());
             let replay = Replay { old: &series, new: &series, from, after, last_edit: Nanos::MAX };
             copy.replay(&marks, replay, &mut again);
-            assert_alone(&copy, &again, &seats, &series);
+            assert_alone(&mut copy, &again, &seats, &series);
         }
     }
 }
@@ -250,7 +279,11 @@ fn every_kind_over_days_of_minutes() {
         let (mut columns, seats) = seated(level, &all);
         let mut standing = Standing::default();
         columns.run(&series, 0..series.len(), &mut standing);
-        assert_alone(&columns, &standing, &seats, &series);
+        assert_alone(&mut columns, &standing, &seats, &series);
+        let (mut one_by_one, _) = seated(level, &all);
+        let mut alike = Standing::default();
+        (0..series.len()).for_each(|i| one_by_one.run(&series, i..i + 1, &mut alike));
+        assert_alone(&mut one_by_one, &alike, &seats, &series);
         assert!(standing.0.values().map(|r| r.trades.len()).sum::<usize>() > 5_000);
     }
 }
@@ -279,7 +312,7 @@ fn an_edit_that_changes_nothing_stops_at_the_next_mark() {
     let before = standing.clone();
     columns.replay(&marks, replay, &mut standing);
     assert_eq!(before, standing);
-    assert_alone(&columns, &standing, &seats, &series);
+    assert_alone(&mut columns, &standing, &seats, &series);
 }
 
 #[test]

@@ -539,13 +539,12 @@ mod tests {
         operator.build(move |epoch, _| seen.borrow_mut().extend(rows.drain().map(|row| (epoch, row))));
     }
 
+    /// What was shown, and when the timer fired.
+    type Ran = (Vec<(Epoch, String)>, Vec<(Epoch, Epoch)>);
+
     /// Sends numbers and words of each epoch from worker 0, and feeds all workers with the clock; gives what this worker
     /// showed and when its timer fired.
-    fn run(
-        worker: &mut timely::worker::Worker,
-        epochs: &Sent,
-        due: Epoch,
-    ) -> (Vec<(Epoch, String)>, Vec<(Epoch, Epoch)>) {
+    fn run(worker: &mut timely::worker::Worker, epochs: &Sent, due: Epoch) -> Ran {
         let (seen, fired) = (Seen::default(), Fired::default());
         let sent = if worker.index() == 0 { epochs.clone() } else { Vec::new() };
         let mut input = worker.dataflow(|scope| {

@@ -100,7 +100,7 @@ struct Options {
     /// What to print in the end.
     #[arg(long, value_enum, default_value = "table")]
     format: Output,
-    /// Only the rows of W1 and W4 whose name holds this.
+    /// Only the rows of W1, and the turns of W4 (such as "fast, 10000"), whose name holds this.
     #[arg(long, value_name = "TEXT", default_value = "")]
     only: String,
     /// Smaller sizes, one round: whether it runs, and whether the sums are right.

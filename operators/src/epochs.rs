@@ -120,7 +120,7 @@ pub struct Input<D> {
 
 impl<D> Input<D> {
     /// All that was sent at this epoch, in the order of arrival (which differs from run to run where several workers
-    /// send). What is not drained is dropped at the epoch's end.
+    /// send). What is not drained is dropped when the next epoch begins.
     pub fn drain(&self) -> impl Iterator<Item = D> + use<D> {
         self.take().into_iter()
     }

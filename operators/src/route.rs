@@ -12,6 +12,7 @@
 use crate::bars::BarUpsert;
 use crate::epochs::{Clock, EpochOperator, EpochStream};
 use crate::scan::{Scan, runner};
+use marea_model::live::Touched;
 use marea_model::{ConfigUpdate, Instruments, LiveConfig, Symbol, Timeframe};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -49,10 +50,11 @@ impl Route {
     /// it has yet to take in.
     pub fn epoch(&mut self, config: &[ConfigUpdate], bars: &[Arc<Vec<BarUpsert>>], scan: &Scan) -> Vec<Routed> {
         let mut out: Vec<Routed> = (0..self.peers as u64).map(|worker| (worker, Vec::new())).collect();
+        let mut strategies = false;
         for update in config {
-            self.live.apply(update);
+            strategies |= matches!(self.live.apply(update), Touched::Strategy(_));
         }
-        if !config.is_empty() && !self.live.strategies().is_empty() {
+        if strategies && !self.live.strategies().is_empty() {
             self.catch_up(scan, &mut out);
         }
         if !self.sent.is_empty() || !self.live.strategies().is_empty() {
@@ -75,7 +77,11 @@ impl Route {
         let recent = || recent.iter().flat_map(|bars| bars.iter());
         let rollup = scan.rollup();
         let base = rollup.timeframes()[0];
-        let mut known: Vec<Symbol> = rollup.symbols().chain(recent().map(|bar| bar.symbol)).collect();
+        let mut known: Vec<Symbol> = rollup.symbols().chain(self.sent.keys().copied()).collect();
+        if self.sent.is_empty() {
+            // Since there were strategies each symbol has been noted with its first bar.
+            known.extend(recent().map(|bar| bar.symbol));
+        }
         known.sort_unstable();
         known.dedup();
         for symbol in known.into_iter().filter(|symbol| crate::scan::owner(*symbol, self.peers) == self.index) {

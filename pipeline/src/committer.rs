@@ -6,7 +6,7 @@
 //! ```
 //!
 //! 1. One transaction commits one epoch or several, whole, in order.
-//! 2. Nothing is published that is not committed, but for metrics and indicators, which follow: at most once a second,
+//! 2. Nothing is published from here that is not committed, but for metrics and indicators, which follow: at most once a second,
 //!    in chunks, so that no verdict waits for them long.
 //! 3. While the store cannot be written nothing is acknowledged: closed epochs wait, then the engine, then the sources.
 //!    The feed's heartbeat stops, so that readers block.

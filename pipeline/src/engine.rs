@@ -9,7 +9,7 @@
 //! 1. Cuts enter in the order of their epochs, and each reaches every worker whole; a worker takes what it owns.
 //! 2. An epoch leaves once, complete, in order; with or without changes.
 //! 3. Few epochs are in flight, so that their state stays in cache: `submit` blocks while [`QUEUED_TICKS`] wait for the
-//!    slowest worker, or while [`CLOSED`] closed epochs wait for whoever reads them: a full store holds the sources back.
+//!    slowest worker, or while [`CLOSED`] closed epochs (and [`UNCOMMITTED`]) wait for whoever reads them: a full store holds the sources back.
 //!    What waits is fed at once, up to [`ROUND_TICKS`]: small epochs share the cost of a step.
 //! 4. Whoever took the outputs and is gone stops the engine: `submit` says so.
 
@@ -37,9 +37,10 @@ const ROUND_TICKS: usize = 4_096;
 /// may not have been fed yet, or have more of it.
 const ROUNDS: usize = 3;
 
-/// Closed epochs that wait for the committer, and cuts that wait to be closed: as many as a transaction takes, so that
-/// what is published before its commit is not held up by one.
-const CLOSED: usize = 256;
+/// Closed epochs that wait for the committer, and cuts that wait to be closed …
+const CLOSED: usize = 64;
+/// … and as many more as a transaction takes where they are published before their commit: it holds none of them up.
+const UNCOMMITTED: usize = 256;
 
 /// How long an idle worker looks again before it sleeps, leaving the core to whoever wants it.
 const WATCHFUL: Duration = Duration::from_micros(100);
@@ -55,6 +56,9 @@ pub struct EngineConfig {
     /// What the dataflow is built from.
     pub dataflow: DataflowConfig,
 }
+
+/// Whoever has a closed epoch first.
+pub type Early = Box<dyn FnMut(&ClosedEpoch) + Send>;
 
 /// What one worker is to be fed: a queue that is full by its ticks.
 #[derive(Default)]
@@ -144,6 +148,8 @@ pub struct Engine {
     /// To see how many closed epochs wait to be read.
     closed: Sender<ClosedEpoch>,
     outputs: Receiver<ClosedEpoch>,
+    /// How many of them may wait.
+    uncommitted: usize,
     held: Held,
     /// Ends with the workers.
     join: Option<JoinHandle<()>>,
@@ -166,23 +172,23 @@ pub enum EngineError {
 impl Engine {
     /// Starts the workers.
     pub fn start(config: &EngineConfig) -> Result<Engine, EngineError> {
-        Engine::start_watched(config, |_| (), |_| ())
+        Engine::start_watched(config, |_| (), None)
     }
 
-    /// Starts the workers; each calls `beat` with its index at least once a second while it is alive, and `closed` with
+    /// Starts the workers; each calls `beat` with its index at least once a second while it is alive, and `early` with
     /// each epoch that it closes, in order, before anybody else has it.
     pub fn start_watched(
         config: &EngineConfig,
         beat: impl Fn(usize) + Send + Sync + 'static,
-        closed: impl FnMut(&ClosedEpoch) + Send + 'static,
+        early: Option<Early>,
     ) -> Result<Engine, EngineError> {
-        let tell = Box::new(closed);
+        let uncommitted = CLOSED + if early.is_some() { UNCOMMITTED } else { 0 };
         let peers = config.workers.max(1);
         config.dataflow.scan(0, peers)?;
-        let (cuts, cuts_in) = bounded::<Cut>(QUEUED_EPOCHS + CLOSED);
+        let (cuts, cuts_in) = bounded::<Cut>(QUEUED_EPOCHS + uncommitted);
         let (closed, outputs) = unbounded();
         let waiting = (0..peers).map(|_| VecDeque::new()).collect();
-        let gatherer = Mutex::new(Gatherer { waiting, cuts: cuts_in, closed: Some(closed.clone()), tell });
+        let gatherer = Mutex::new(Gatherer { waiting, cuts: cuts_in, closed: Some(closed.clone()), early });
         let (thread_out, thread_in) = bounded::<(usize, Thread)>(peers);
         let queues: Vec<Arc<Queue>> = (0..peers).map(|_| Arc::default()).collect();
         let takers: Mutex<Vec<_>> = Mutex::new(queues.iter().map(|queue| Some(Taker(queue.clone()))).collect());
@@ -209,7 +215,7 @@ impl Engine {
             return Err(EngineError::Stopped);
         }
         let workers = queues.into_iter().zip(threads.into_iter().map(|(_, thread)| thread)).collect();
-        Ok(Engine { workers, cuts, closed, outputs, held, join: Some(join) })
+        Ok(Engine { workers, cuts, closed, outputs, uncommitted, held, join: Some(join) })
     }
 
     /// Feeds a cut; blocks while the workers are behind. Epochs must rise.
@@ -224,7 +230,7 @@ impl Engine {
         });
         let epoch = cut.epoch;
         // Here, and not on a worker: a worker that waits for a slow reader would seem dead.
-        while self.closed.len() >= CLOSED {
+        while self.closed.len() >= self.uncommitted {
             std::thread::sleep(Duration::from_millis(1));
         }
         self.cuts.send(cut).map_err(|_| EngineError::Stopped)?;
@@ -321,7 +327,9 @@ fn work(
         }
         let given = gatherer.lock().unwrap_or_else(PoisonError::into_inner).take(worker.index(), &reports);
         if given.is_err() {
-            return;
+            // Nobody reads any more, and `submit` says so. Until the engine is dropped this worker goes on with the others,
+            // which have been fed what it may send them: were its input closed, they would come to epochs that it was fed alone.
+            reports.borrow_mut().clear();
         }
     }
 }
@@ -334,7 +342,7 @@ struct Gatherer {
     /// None once nobody reads any more.
     closed: Option<Sender<ClosedEpoch>>,
     /// Who has them first.
-    tell: Box<dyn FnMut(&ClosedEpoch) + Send>,
+    early: Option<Early>,
 }
 
 impl Gatherer {
@@ -347,7 +355,9 @@ impl Gatherer {
             // It was sent before the workers were fed.
             let cut = self.cuts.recv().map_err(|_| EngineError::Stopped)?;
             let epoch = close(cut, parts);
-            (self.tell)(&epoch);
+            if let Some(early) = &mut self.early {
+                early(&epoch);
+            }
             if closed.send(epoch).is_err() {
                 // Whoever waits to hand over another cut is told.
                 (self.closed, self.cuts) = (None, never());
@@ -374,4 +384,74 @@ fn close(cut: Cut, parts: impl Iterator<Item = Report>) -> ClosedEpoch {
     dead.sort();
     let (rows, changes) = (Arc::new(rows), net(deltas));
     ClosedEpoch { epoch, rows, changes, dead, totals, marks, raw, quotes, accounts, amends, progress, metrics }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cutter::{Clock, Cutter, CutterConfig};
+    use marea_model::Timeframe;
+    use marea_sources::synthetic::{self, Pace, Synthetic};
+    use marea_sources::{Input, Stop};
+    use std::sync::atomic::AtomicBool;
+
+    /// Rows go between the workers: strategies run where their symbols' owner may not be.
+    #[test]
+    fn when_nobody_reads_any_more_all_workers_end_in_order() {
+        let instruments = Arc::new(synthetic::instruments());
+        let timeframes = vec![Timeframe::S1, Timeframe::M1];
+        let (out, inputs) = unbounded();
+        let market = Synthetic { pace: Pace::Full, limit: Some(20_000), ..Synthetic::default() };
+        synthetic::run(&market, &instruments, &out, &Stop::default()).unwrap();
+        drop(out);
+        let mut cutter = Cutter::new(CutterConfig {
+            clock: Clock::Event,
+            lateness: 1_000_000_000,
+            max_ticks: 20,
+            timeframes: timeframes.clone(),
+            instruments: instruments.clone(),
+            metrics_every: 0,
+        });
+        cutter.push(Input::Config(synthetic::live_config()), 0);
+        inputs.iter().for_each(|input| cutter.push(input, 0));
+
+        static PANICKED: AtomicBool = AtomicBool::new(false);
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            // Those of timely's own threads.
+            let thread = std::thread::current();
+            PANICKED.fetch_or(thread.name().is_none_or(|name| name.starts_with("timely:")), Ordering::Relaxed);
+            before(panic);
+        }));
+        let alive = Arc::new(());
+        let beat = {
+            let alive = Arc::clone(&alive);
+            move |_| drop(Arc::clone(&alive))
+        };
+        let dataflow = DataflowConfig { timeframes, indicators: Vec::new(), instruments };
+        let mut engine = Engine::start_watched(&EngineConfig { workers: 2, dataflow }, beat, None).unwrap();
+        let mut outputs = Some(engine.take_outputs());
+        let (mut submitted, mut stopped) = (0, false);
+        while let Some(cut) = cutter.cut(0) {
+            submitted += 1;
+            if submitted == 100 {
+                outputs = None;
+            }
+            if let Some(outputs) = &outputs {
+                outputs.try_iter().for_each(drop);
+            }
+            if engine.submit(cut).is_err() {
+                stopped = true;
+                break;
+            }
+        }
+        assert!(stopped && submitted < 1_000, "{submitted} cuts were taken");
+        drop(engine);
+        let began = Instant::now();
+        while Arc::strong_count(&alive) > 1 {
+            assert!(began.elapsed() < Duration::from_secs(60), "a worker has not ended");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(!PANICKED.load(Ordering::Relaxed), "a worker has panicked");
+    }
 }

@@ -20,7 +20,7 @@ const SECONDS: [f64; 19] = [
     1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 
-/// A part of the way of an epoch's first record. Together they are all of it.
+/// A part of the way of an epoch's first record. Together they are all of it, but for those of Redis, which are beside it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stage {
     /// From its receipt until the cutter has it: decoded, and through the channel, where it waits while the pipeline is
@@ -34,9 +34,10 @@ pub enum Stage {
     Commit,
     /// From there until the feed has told it.
     Publish,
-    /// From when its epoch closed until Redis has its values before their commit, where they are published early.
+    /// Where values are published before their commit, from when the oldest epoch of a flush closed until Redis has them:
+    /// beside the stages from there to the commit, which are then some time apart.
     Early,
-    /// From its commit until Redis has all of it.
+    /// From the oldest commit of a flush until Redis has its recommendations and verdicts.
     Redis,
 }
 
@@ -109,8 +110,11 @@ impl Metrics {
         let build = register!(IntGaugeVec::new(Opts::new("marea_build_info", "Always 1; the version"), &["version"]));
         build.with_label_values(&[version]).set(1);
         let stages = register!(HistogramVec::new(
-            HistogramOpts::new("marea_stage_latency_seconds", "The way of an epoch's first record, by its parts")
-                .buckets(SECONDS.to_vec()),
+            HistogramOpts::new(
+                "marea_stage_latency_seconds",
+                "The way of an epoch's first record, by its parts; early and redis beside it"
+            )
+            .buckets(SECONDS.to_vec()),
             &["stage"]
         ));
         let inner = Inner {

@@ -104,6 +104,7 @@ pub struct BarsOutput {
 /// What [`bars`] gives.
 pub struct BarsStreams<'scope> {
     /// Base bars that changed, on the worker of their symbol: one vector for each epoch that has any.
+    /// Beside whom [`route`](crate::route) serves, the scan alone may read it: that a vector is alive says that it has not.
     pub bars: EpochStream<'scope, Arc<Vec<BarUpsert>>>,
     /// Latest quotes that changed.
     pub quotes: EpochStream<'scope, QuoteUpdate>,

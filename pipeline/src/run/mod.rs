@@ -3,8 +3,13 @@
 //! ```text
 //!  source ──► channel ─┐                                        ┌► store
 //!                      ├─► cutter ──► engine ──► committer ──────┼► feed ──► HTTP
-//!  live file ► channel ┘      (submit blocks: backpressure)      └► kept state
+//!  live file ► channel ┘      │       (submit blocks:            ├► kept state
+//!                             │        backpressure)             └► Redis
+//!                             └─ publish = "fast": each closed epoch, before its commit ─▲
 //! ```
+//!
+//! **Runtimes.** The feed has one of two threads; the store one that only the committer drives, so that an answer wakes
+//! nobody else; Redis one of its own, for the same reason.
 //!
 //! **Ending.** When the source is finished, everything is cut, `now` moves on, the engine drains, the committer commits.
 //! At a signal nothing more is read: what was taken over is cut, drained and committed; what still waits in a channel is
@@ -26,13 +31,12 @@ use crate::committer::{Committer, Outcome, wall_now};
 use crate::config::{Config, Publish};
 use crate::cutter::{Clock, Cutter, CutterConfig};
 use crate::dataflow::DataflowConfig;
-use crate::engine::{Engine, EngineConfig};
+use crate::engine::{Early, Engine, EngineConfig};
 use crate::explain::Desk;
 use crossbeam_channel::{bounded, unbounded};
 use cutting::Cutting;
 use marea_model::codec::Decoder;
 use marea_model::cursor::Batch;
-use marea_model::output::ClosedEpoch;
 use marea_model::time::SECOND;
 use marea_model::{ConfigUpdate, Instruments, Nanos};
 use marea_sinks::redis::Redis;
@@ -313,19 +317,17 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
     };
     let watched = feed.clone();
     let beat = move |worker| watched.iter().for_each(|feed| feed.health().beat(worker));
-    let mut engine = match (config.publish, &redis) {
-        (Publish::Fast, Some((redis, _))) => {
-            let (redis, mut restored) = (redis.clone(), restoration.is_some());
-            let early = move |closed: &ClosedEpoch| match std::mem::take(&mut restored) {
-                // It is what stands already.
-                true => {}
-                false => redis.early(closed),
-            };
-            Engine::start_watched(&engine_config, beat, early)
-        }
-        _ => Engine::start_watched(&engine_config, beat, |_| ()),
-    }
-    .map_err(Failure::failed)?;
+    let early = redis.as_ref().filter(|_| config.publish == Publish::Fast).map(|(redis, _)| {
+        let (redis, mut restored) = (redis.clone(), restoration.is_some());
+        let early: Early = Box::new(move |closed| match std::mem::take(&mut restored) {
+            // It is what stands already.
+            true => {}
+            false => redis.early(closed),
+        });
+        early
+    });
+    let every = if early.is_some() { PACE } else { Duration::ZERO };
+    let mut engine = Engine::start_watched(&engine_config, beat, early).map_err(Failure::failed)?;
 
     let (notes_out, notes) = unbounded();
     let committer = Committer {
@@ -340,7 +342,7 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
         notes,
         acknowledge: acknowledge.clone(),
         restored: restoration.is_some(),
-        every: if config.publish == Publish::Fast && redis.is_some() { PACE } else { Duration::ZERO },
+        every,
         deadline: Box::new({
             let at = shutdown.at.clone();
             move || at.get().map(|at| *at + DRAIN)

@@ -69,7 +69,7 @@ impl Redis {
         let store = store.map(|store| (store, runtime.clone()));
         let shell = Shell::new(Arc::clone(&shared), target, names, feed, store);
         let reactor = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let no_thread = |error| format!("be given a thread: {error}");
+        let no_thread = |error| format!("cannot be served: no thread: {error}");
         let reactor = reactor.map_err(no_thread)?;
         let (wanted, unwanted) = oneshot::channel::<()>();
         let (ending, ended) = oneshot::channel::<()>();
@@ -105,7 +105,9 @@ impl Redis {
 
     /// These epochs are committed, and the feed has them. Takes no longer than it takes to note them.
     pub fn committed(&self, epochs: &[ClosedEpoch], committed: &Committed) {
-        self.shared.pending().committed(epochs, committed, Instant::now(), SystemTime::now());
+        // Before the lock, for which a worker may wait that has an early value.
+        let derived = pending::derived(epochs);
+        self.shared.pending().committed(derived, committed, Instant::now(), SystemTime::now());
         self.shared.changed();
     }
 

@@ -31,6 +31,24 @@ fn derived_of_metrics(row: &MetricsRow) -> [Derived; 2] {
     [Derived::Strategies(row.symbol), Derived::Backtest(row.strategy)]
 }
 
+/// The keys of these epochs whose values are made when they are written.
+pub(super) fn derived(epochs: &[ClosedEpoch]) -> BTreeSet<Derived> {
+    let mut derived = BTreeSet::new();
+    for rows in epochs.iter().map(|closed| &closed.rows) {
+        derived.extend(rows.bars.iter().map(|bar| Derived::MarketData(bar.symbol, bar.timeframe)));
+        derived.extend(rows.metrics.iter().flat_map(derived_of_metrics));
+    }
+    for change in epochs.iter().flat_map(|closed| &closed.changes) {
+        let (Change::Upsert(row) | Change::Delete(row)) = change;
+        match row {
+            Output::Bar(bar) => drop(derived.insert(Derived::MarketData(bar.symbol, bar.timeframe))),
+            Output::Metrics(row) => derived.extend(derived_of_metrics(row)),
+            Output::Indicator(_) | Output::Trade(_) | Output::Recommendation(_) | Output::Verdict(_) => {}
+        }
+    }
+    derived
+}
+
 /// How far the store is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Head {
@@ -107,26 +125,19 @@ impl Pending {
         self.since
     }
 
-    /// These epochs are committed, and in the view.
-    pub(super) fn committed(&mut self, epochs: &[ClosedEpoch], committed: &Committed, now: Instant, at: SystemTime) {
+    /// What `derived` was made of is committed, and in the view.
+    pub(super) fn committed(
+        &mut self,
+        mut derived: BTreeSet<Derived>,
+        committed: &Committed,
+        now: Instant,
+        at: SystemTime,
+    ) {
         let epoch = committed.upper.saturating_sub(1);
         let (generation, seq) = (committed.generation, committed.last_seq);
         self.head = Some(Head { generation, epoch, seq, committed_at: at });
         self.since.get_or_insert(now);
-        for rows in epochs.iter().map(|closed| &closed.rows) {
-            self.derived.extend(rows.bars.iter().map(|bar| Derived::MarketData(bar.symbol, bar.timeframe)));
-            self.derived.extend(rows.metrics.iter().flat_map(derived_of_metrics));
-        }
-        for change in epochs.iter().flat_map(|closed| &closed.changes) {
-            let (Change::Upsert(row) | Change::Delete(row)) = change;
-            match row {
-                Output::Bar(bar) => {
-                    self.derived.insert(Derived::MarketData(bar.symbol, bar.timeframe));
-                }
-                Output::Metrics(row) => self.derived.extend(derived_of_metrics(row)),
-                Output::Indicator(_) | Output::Trade(_) | Output::Recommendation(_) | Output::Verdict(_) => {}
-            }
-        }
+        self.derived.append(&mut derived);
         for entry in &committed.audit {
             if let AuditKey::Recommendation(_) = entry.key {
                 self.derived.insert(Derived::Ranking);
@@ -138,6 +149,9 @@ impl Pending {
             self.overflowed = true;
         }
         self.early.retain(|_, entry| entry.epoch > epoch);
+        if self.early.is_empty() {
+            self.early_since = None;
+        }
         while self.uncommitted.front().is_some_and(|(first, _)| *first <= epoch) {
             self.uncommitted.pop_front();
         }
@@ -234,7 +248,7 @@ mod tests {
 
         fn commit(&mut self, epochs: &[ClosedEpoch]) {
             let committed = self.ledger.commit(epochs).unwrap();
-            self.pending.committed(epochs, &committed, self.now, SystemTime::UNIX_EPOCH);
+            self.pending.committed(derived(epochs), &committed, self.now, SystemTime::UNIX_EPOCH);
         }
 
         fn take(&mut self) -> (Vec<u64>, Vec<Epoch>) {

@@ -1,4 +1,4 @@
-//! The connection's life: connect, build anew, then write what comes, once a second look whether it is still there.
+//! The connection's life: connect, build anew, then write what comes, and twice a second look whether it is still there.
 //!
 //! Whatever fails ends the session: what was under way is given up, for the next session builds everything anew.
 
@@ -22,7 +22,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 /// Commands that are sent at once.
 pub(super) const BATCH: usize = 256;
-/// The same of those that nobody waits for: an early value waits for their answers.
+/// The same of those that nobody waits for, where values are published early: one of these waits for their answers.
 const PIECE: usize = 32;
 /// Between two heartbeats, each with a look at the sentinel and at a part of the keys.
 const BEAT: Duration = Duration::from_millis(500);
@@ -398,6 +398,11 @@ impl Shell {
         if refill { Err(Trouble::Refill) } else { Ok(()) }
     }
 
+    /// How many commands are sent at once that nobody waits for.
+    fn piece(&self) -> usize {
+        if self.early_until() > 0 { PIECE } else { BATCH }
+    }
+
     /// Writes keys whose values are made now.
     pub(super) async fn derive(
         &mut self,
@@ -406,8 +411,11 @@ impl Shell {
         head: Head,
         force: bool,
     ) -> Result<(), Trouble> {
-        let keys: Vec<Derived> = keys.iter().copied().collect();
-        for batch in keys.chunks(PIECE) {
+        let (backtests, others): (Vec<Derived>, Vec<Derived>) =
+            keys.iter().partition(|key| matches!(key, Derived::Backtest(_)));
+        let piece = if force { BATCH } else { self.piece() };
+        // A look at backtests goes over the metrics of all of them.
+        for batch in others.chunks(piece).chain(backtests.chunks(BATCH)) {
             let made = self.bodies(head.generation).derived(&batch.iter().copied().collect(), &self.scripts, force);
             let mut commands = Vec::with_capacity(made.len());
             for (key, command, expiry) in made {
@@ -504,7 +512,7 @@ impl Shell {
             self.round = self.unchecked.len().div_ceil(ROUND).max(LOOKED_AT);
         }
         let looked_at: Vec<Checked> = self.unchecked.drain(..self.round.min(self.unchecked.len())).collect();
-        for piece in looked_at.chunks(PIECE) {
+        for piece in looked_at.chunks(self.piece()) {
             self.check_all(link, piece, head).await?;
             self.early(link).await?;
         }

@@ -207,8 +207,8 @@ impl<'a> Columnar<'a> {
                 {
                     // All rows before this one are plain.
                     let before = start + plain;
-                    out.records.reserve(self.times.len() - before);
                     out.records.copy_keys(&keys, before);
+                    out.records.reserve(self.times.len() - before);
                 }
                 (plain..at).for_each(|row| rows.one(start + row, out));
             }

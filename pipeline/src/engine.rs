@@ -398,6 +398,14 @@ mod tests {
     /// Rows go between the workers: strategies run where their symbols' owner may not be.
     #[test]
     fn when_nobody_reads_any_more_all_workers_end_in_order() {
+        static PANICKED: AtomicBool = AtomicBool::new(false);
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            // Those of timely's own threads.
+            let thread = std::thread::current();
+            PANICKED.fetch_or(thread.name().is_some_and(|name| name.starts_with("timely:")), Ordering::Relaxed);
+            before(panic);
+        }));
         let instruments = Arc::new(synthetic::instruments());
         let timeframes = vec![Timeframe::S1, Timeframe::M1];
         let (out, inputs) = unbounded();
@@ -414,43 +422,27 @@ mod tests {
         });
         cutter.push(Input::Config(synthetic::live_config()), 0);
         inputs.iter().for_each(|input| cutter.push(input, 0));
-
-        static PANICKED: AtomicBool = AtomicBool::new(false);
-        let before = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            // Those of timely's own threads.
-            let thread = std::thread::current();
-            PANICKED.fetch_or(thread.name().is_none_or(|name| name.starts_with("timely:")), Ordering::Relaxed);
-            before(panic);
-        }));
-        let alive = Arc::new(());
-        let beat = {
-            let alive = Arc::clone(&alive);
-            move |_| drop(Arc::clone(&alive))
-        };
+        let cuts: Vec<Cut> = std::iter::from_fn(|| cutter.cut(0)).collect();
         let dataflow = DataflowConfig { timeframes, indicators: Vec::new(), instruments };
-        let mut engine = Engine::start_watched(&EngineConfig { workers: 2, dataflow }, beat, None).unwrap();
-        let mut outputs = Some(engine.take_outputs());
-        let (mut submitted, mut stopped) = (0, false);
-        while let Some(cut) = cutter.cut(0) {
-            submitted += 1;
-            if submitted == 100 {
-                outputs = None;
+        for read in 0..20 {
+            let alive = Arc::new(());
+            let beat = {
+                let alive = Arc::clone(&alive);
+                move |_| drop(Arc::clone(&alive))
+            };
+            let config = EngineConfig { workers: 3, dataflow: dataflow.clone() };
+            let mut engine = Engine::start_watched(&config, beat, None).unwrap();
+            let outputs = engine.take_outputs();
+            let reader = std::thread::spawn(move || drop(outputs.iter().take(5 * read).collect::<Vec<_>>()));
+            let stopped = cuts.iter().any(|cut| engine.submit(cut.clone()).is_err());
+            assert!(stopped, "all cuts were taken");
+            drop(engine);
+            reader.join().unwrap();
+            let began = Instant::now();
+            while Arc::strong_count(&alive) > 1 {
+                assert!(began.elapsed() < Duration::from_secs(60), "a worker has not ended");
+                std::thread::sleep(Duration::from_millis(1));
             }
-            if let Some(outputs) = &outputs {
-                outputs.try_iter().for_each(drop);
-            }
-            if engine.submit(cut).is_err() {
-                stopped = true;
-                break;
-            }
-        }
-        assert!(stopped && submitted < 1_000, "{submitted} cuts were taken");
-        drop(engine);
-        let began = Instant::now();
-        while Arc::strong_count(&alive) > 1 {
-            assert!(began.elapsed() < Duration::from_secs(60), "a worker has not ended");
-            std::thread::sleep(Duration::from_millis(1));
         }
         assert!(!PANICKED.load(Ordering::Relaxed), "a worker has panicked");
     }

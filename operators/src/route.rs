@@ -5,7 +5,7 @@
 //! * Corrects: what it is given it passes on.
 //! * State: of each symbol who is sent its bars, and that only once there are strategies. The bars themselves stand in the
 //!   [`Scan`] of this worker, which may be some epochs behind: what it has not yet taken in is known by being alive.
-//! * Cost: without strategies nothing; else a look-up a bar, and a copy for each worker that is sent it. A new strategy
+//! * Cost: without strategies nothing; else a look-up a bar, and a copy for each worker that is sent it. A change of strategies
 //!   looks at every symbol; a worker that comes to need a symbol costs 112 bytes a bar until it has taken them in.
 //! * The output frontier promises: all bars for other workers of the epochs before it.
 

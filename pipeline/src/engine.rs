@@ -8,9 +8,10 @@
 //!
 //! 1. Cuts enter in the order of their epochs, and each reaches every worker whole; a worker takes what it owns.
 //! 2. An epoch leaves once, complete, in order; with or without changes.
-//! 3. Few epochs are in flight, so that their state stays in cache: `submit` blocks while [`QUEUED_TICKS`] wait for the
-//!    slowest worker, or while [`CLOSED`] closed epochs (and [`UNCOMMITTED`]) wait for whoever reads them: a full store holds the sources back.
-//!    What waits is fed at once, up to [`ROUND_TICKS`]: small epochs share the cost of a step.
+//! 3. Few epochs are in flight, so that their state stays in cache: `submit` blocks while [`QUEUED_TICKS`] or
+//!    [`QUEUED_EPOCHS`] wait for the slowest worker, or while [`CLOSED`] closed epochs (and [`UNCOMMITTED`]) wait for whoever
+//!    reads them: a full store holds the sources back. What waits is fed at once, up to [`ROUND_TICKS`]: small epochs share
+//!    the cost of a step. One of several workers is fed [`ROUNDS`] rounds before the first has come through.
 //! 4. Whoever took the outputs and is gone stops the engine: `submit` says so.
 
 use crate::cutter::Cut;

@@ -359,7 +359,7 @@ impl Columns {
         self.pass::<false, _>(series, bars, &mut Withdrawn(sink));
     }
 
-    /// The state of the strategy in a slot, as if it had been alone. Cost: some 50 ns.
+    /// The state of the strategy in a slot, as if it had been alone. Cost: some 50 ns, and the marks that its group owes.
     pub fn get(&mut self, slot: usize) -> Option<Backtest> {
         let Group { seats, state } = self.groups.get_mut(slot / LANES)?;
         state.settle(self.level, seats, &self.recent);

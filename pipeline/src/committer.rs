@@ -6,8 +6,8 @@
 //! ```
 //!
 //! 1. One transaction commits one epoch or several, whole, in order.
-//! 2. Nothing is published from here that is not committed, but for metrics and indicators, which follow: at most once a second,
-//!    in chunks, so that no verdict waits for them long.
+//! 2. Nothing is published from here that is not committed, but for metrics and indicators, which follow: at most once a
+//!    second, in chunks, so that no verdict waits for them long.
 //! 3. While the store cannot be written nothing is acknowledged: closed epochs wait, then the engine, then the sources.
 //!    The feed's heartbeat stops, so that readers block.
 //! 4. Epochs that change nothing commit together with the next one that does, or once a second.

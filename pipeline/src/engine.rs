@@ -372,19 +372,34 @@ impl Gatherer {
 /// One closed epoch of its parts.
 fn close(cut: Cut, parts: impl Iterator<Item = Report>) -> ClosedEpoch {
     let Cut { epoch, mut dead, counts: mut totals, marks, raw, accounts, amends, progress, metrics, .. } = cut;
-    let (mut rows, mut deltas, mut quotes) = (Rows::default(), Vec::new(), Vec::new());
+    let (mut rows, mut deltas, mut quotes, mut price_jumps) = (Rows::default(), Vec::new(), Vec::new(), 0);
     for mut part in parts {
         debug_assert_eq!(part.epoch, epoch, "every worker reports every epoch");
         rows.append(part.rows);
         deltas.append(&mut part.deltas);
         dead.append(&mut part.dead);
         quotes.append(&mut part.quotes);
-        let Counts { accepted, duplicate, dead, held, price_jumps } = part.counts;
-        totals.add(&Totals { accepted, duplicate, dead, held, price_jumps, ..Totals::default() });
+        let Counts { accepted, duplicate, dead, held, price_jumps: jumps } = part.counts;
+        totals.add(&Totals { accepted, duplicate, dead, held, ..Totals::default() });
+        price_jumps += jumps;
     }
     dead.sort();
     let (rows, changes) = (Arc::new(rows), net(deltas));
-    ClosedEpoch { epoch, rows, changes, dead, totals, marks, raw, quotes, accounts, amends, progress, metrics }
+    ClosedEpoch {
+        epoch,
+        rows,
+        changes,
+        dead,
+        totals,
+        price_jumps,
+        marks,
+        raw,
+        quotes,
+        accounts,
+        amends,
+        progress,
+        metrics,
+    }
 }
 
 #[cfg(test)]

@@ -221,7 +221,7 @@ impl Metrics {
             count(inner.records.with_label_values(&["duplicate"]), totals.duplicate);
             count(inner.records.with_label_values(&["dead"]), totals.dead);
             count(inner.unknown_fields.clone(), totals.unknown_fields);
-            count(inner.price_jumps.clone(), totals.price_jumps);
+            count(inner.price_jumps.clone(), closed.price_jumps);
             for letter in &closed.dead {
                 inner.dead_letters.with_label_values(&[inner.source.as_str(), letter.reason.as_str()]).inc();
             }

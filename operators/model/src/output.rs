@@ -273,8 +273,6 @@ pub struct Totals {
     pub held: i64,
     /// Records whose unknown fields were ignored.
     pub unknown_fields: i64,
-    /// Accepted prices far from the one before them.
-    pub price_jumps: i64,
 }
 
 impl Totals {
@@ -286,7 +284,6 @@ impl Totals {
         self.dead += other.dead;
         self.held += other.held;
         self.unknown_fields += other.unknown_fields;
-        self.price_jumps += other.price_jumps;
     }
 
     /// Whether nothing was lost and nothing invented.
@@ -445,6 +442,8 @@ pub struct ClosedEpoch {
     pub dead: Vec<DeadLetter>,
     /// Counts of this epoch alone.
     pub totals: Totals,
+    /// Accepted prices far from the one before them as they came: a hint for people, which no state keeps.
+    pub price_jumps: i64,
     /// Where each partition stands that does not stand where it stood.
     pub marks: Vec<PartitionMark>,
     /// Messages of sources that cannot be asked for them again.
@@ -470,6 +469,7 @@ impl ClosedEpoch {
             changes: Vec::new(),
             dead: Vec::new(),
             totals: Totals::default(),
+            price_jumps: 0,
             marks: Vec::new(),
             raw: Vec::new(),
             quotes: Vec::new(),

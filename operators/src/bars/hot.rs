@@ -118,7 +118,7 @@ impl SymbolState {
         shared.retained.want(hot.count as usize);
         shared.counts.accepted += i64::from(hot.count);
         shared.counts.price_jumps += i64::from(hot.jumps);
-        (self.last_price, self.priced_at) = (Some(Price(hot.close)), hot.last.event_time);
+        self.last_price = Some(Price(hot.close));
         hot.count = 0;
         self.appear(shared);
     }

@@ -83,7 +83,6 @@ impl Bars {
             if let Some((state, shared)) = self.number(*symbol) {
                 state.appear(shared);
                 // By open time: the last one stays. What is read once more comes after it.
-                state.closed(*open_time, Some(*body));
                 state.last_price = Some(body.close);
                 shared.sealed.push(BarUpsert { symbol: *symbol, open_time: *open_time, body: Some(*body) });
             }
@@ -294,8 +293,6 @@ impl Bars {
                 let body = amended.body();
                 if amended.given.replace(body) != Some(body) {
                     bars.push(BarUpsert { symbol: symbol.symbol, open_time, body });
-                    symbol.closed(open_time, body);
-                    symbol.settle_price(shared);
                 }
             }
         }

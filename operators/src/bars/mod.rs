@@ -80,8 +80,8 @@ pub struct Counts {
     pub dead: i64,
     /// The change of the number of records that wait for a target or a seal.
     pub held: i64,
-    /// Accepted prices, in order, more than [`JUMP_PERCENT`] % from the one before (once that has sealed, from the close of
-    /// the last bar): kept, and counted beside the above.
+    /// Accepted prices, in order, more than [`JUMP_PERCENT`] % from the one before: kept, and counted beside the above. A hint
+    /// and no state: ticks that arrive in another order may count otherwise.
     pub price_jumps: i64,
 }
 

@@ -46,7 +46,7 @@ impl SymbolState {
             let ends = if is_late { self.ends(shared, i, &around) } else { Some([false, true]) };
             self.buckets[i].insert(trade.price, trade.size, gross, ends);
             if !is_late {
-                self.priced(shared, key.event_time, trade.price);
+                self.priced(shared, trade.price);
             }
         }
         self.appear(shared);
@@ -106,7 +106,7 @@ impl SymbolState {
             let [first, last] = ends(neighbours, bucket.open_time, shared.base);
             bucket.insert(price, Size(0), bucket.gross(), Some([first, last]));
             if !is_late {
-                self.priced(shared, key.event_time, price);
+                self.priced(shared, price);
             }
         }
         self.latest(shared, quote);

@@ -32,15 +32,9 @@ pub(super) struct SymbolState {
     /// The open times of `amends` that have not sealed.
     pub(super) unsealed_amends: BTreeSet<Nanos>,
     pub(super) quote: Option<Quote>,
-    /// The price, as it came, of the greatest of the ticks that its bars are made of; once that has sealed, the close of its
-    /// last bar: so it is the same after a restart. (Not where an amend took the last bar away.)
-    /// Where that tick was busted or corrected, or its bar amended, what a later price is held against depends on whether an
-    /// epoch was cut since: `price_jumps` alone, which is a hint and no state, shows that.
+    /// The price, as it came, of the greatest of the ticks that its bars are made of; after a restart, the close of its last
+    /// sealed bar.
     pub(super) last_price: Option<Price>,
-    /// The event time of that tick.
-    pub(super) priced_at: Nanos,
-    /// Open time and close of its last sealed bar.
-    pub(super) sealed_close: Option<(Nanos, Price)>,
     /// Whether a record of it was ever accepted.
     pub(super) seen: bool,
     /// Whether it stands among the quoted symbols of this epoch.
@@ -70,8 +64,6 @@ impl SymbolState {
             unsealed_amends: BTreeSet::new(),
             quote: None,
             last_price: None,
-            priced_at: Nanos::MIN,
-            sealed_close: None,
             seen: false,
             quoted: false,
             due: Nanos::MAX,
@@ -132,8 +124,7 @@ impl SymbolState {
     }
 
     /// Takes note of an accepted price that goes into a bar, of a tick after all others.
-    pub(super) fn priced(&mut self, shared: &mut Shared, event_time: Nanos, price: Price) {
-        self.priced_at = event_time;
+    pub(super) fn priced(&mut self, shared: &mut Shared, price: Price) {
         if let Some(last) = self.last_price.replace(price) {
             shared.counts.price_jumps += i64::from(is_jump(last, price));
         }
@@ -225,11 +216,9 @@ impl SymbolState {
             let before = self.before_appends(open_time);
             let body = self.buckets[i].standing();
             if touched == UNTOUCHED && before.is_none() && self.unsealed_amends.is_empty() {
-                self.closed(open_time, body);
                 continue;
             }
             let last = self.seal_amends(shared, open_time).unwrap_or(body);
-            self.closed(open_time, last);
             if let Some(touched) = shared.touched.get_mut(touched as usize) {
                 touched.sealed = Some(last);
             } else if last != before.unwrap_or(body) {
@@ -247,12 +236,10 @@ impl SymbolState {
         // Bars that no tick made.
         while let Some(open_time) = self.unsealed_amends.first().copied().filter(|open| shared.is_sealed(*open)) {
             if let Some(last) = self.seal_amends(shared, open_time) {
-                self.closed(open_time, last);
                 let symbol = self.number;
                 shared.touched.push(Touched { symbol, open_time, before: None, sealed: Some(last) });
             }
         }
-        self.settle_price(shared);
         self.due = Nanos::MAX;
         let next = [
             self.waiting.first().map(|key| key.event_time.saturating_add(1)),
@@ -261,20 +248,6 @@ impl SymbolState {
         ];
         if let Some(at) = next.into_iter().flatten().min() {
             self.schedule(shared, at);
-        }
-    }
-
-    /// What a bar that has sealed stands at.
-    pub(super) fn closed(&mut self, open_time: Nanos, body: Option<BarBody>) {
-        if let Some(body) = body.filter(|_| self.sealed_close.is_none_or(|(last, _)| last <= open_time)) {
-            self.sealed_close = Some((open_time, body.close));
-        }
-    }
-
-    /// Once the last tick has sealed, its bar says what the last price was.
-    pub(super) fn settle_price(&mut self, shared: &Shared) {
-        if self.priced_at == Nanos::MIN || shared.is_sealed(shared.base.open_time(self.priced_at)) {
-            self.last_price = self.sealed_close.map(|(_, close)| close);
         }
     }
 

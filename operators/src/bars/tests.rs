@@ -726,8 +726,7 @@ fn a_price_far_from_the_last_is_kept_and_counted() {
     assert_eq!((counts.accepted, counts.duplicate, counts.dead, counts.price_jumps), (4, 1, 0, 2));
 }
 
-/// Neither an older tick nor a correction moves what later prices are compared with, until the bar has sealed: what a
-/// restart reads says the same.
+/// Neither an older tick nor a correction moves what later prices are compared with.
 #[test]
 fn a_jump_is_judged_along_event_time() {
     let mut desk = Desk::new();

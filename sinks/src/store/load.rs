@@ -15,7 +15,7 @@ use marea_model::{
 use std::collections::{BTreeMap, BTreeSet};
 
 const PIPELINE: &str = "SELECT upper, generation, last_seq, records_in, accepted, duplicate, dead, held, unknown_fields, \
-                        price_jumps, sealed_through, closed_through, metrics_upper, indicators_low \
+                        sealed_through, closed_through, metrics_upper, indicators_low \
                         FROM pipeline WHERE id = 1";
 
 /// The pipeline's row.
@@ -35,11 +35,10 @@ pub(crate) async fn standing(link: &mut Link, named: &Named, lock: bool) -> Resu
                 dead: row.int(6)?,
                 held: row.int(7)?,
                 unknown_fields: row.int(8)?,
-                price_jumps: row.int(9)?,
             },
-            progress: Progress { sealed_through: row.int(10)?, closed_through: row.int(11)? },
-            metrics_upper: row.unsigned(12)?,
-            indicators_low: row.int(13)?,
+            progress: Progress { sealed_through: row.int(9)?, closed_through: row.int(10)? },
+            metrics_upper: row.unsigned(11)?,
+            indicators_low: row.int(12)?,
             partitions: BTreeMap::new(),
         })
     };

@@ -17,6 +17,7 @@ fn migrations(named: &Named) -> Migrator {
             migration(2, "behind", include_str!("../../../migrations/postgres/0002_behind.sql")),
             migration(3, "unacknowledged", include_str!("../../../migrations/postgres/0003_unacknowledged.sql")),
             migration(4, "dead_letters", include_str!("../../../migrations/postgres/0004_dead_letters.sql")),
+            migration(5, "price_jumps", include_str!("../../../migrations/postgres/0005_price_jumps.sql")),
         ]
     } else {
         vec![
@@ -24,6 +25,7 @@ fn migrations(named: &Named) -> Migrator {
             migration(2, "behind", include_str!("../../../migrations/sqlite/0002_behind.sql")),
             migration(3, "unacknowledged", include_str!("../../../migrations/sqlite/0003_unacknowledged.sql")),
             migration(4, "dead_letters", include_str!("../../../migrations/sqlite/0004_dead_letters.sql")),
+            migration(5, "price_jumps", include_str!("../../../migrations/sqlite/0005_price_jumps.sql")),
         ]
     })
 }

@@ -538,9 +538,8 @@ pub(crate) async fn write_batch(link: &mut Link, named: &Named, batch: &Batch) -
 }
 
 const FENCE: &str = "UPDATE pipeline SET upper = $1, last_seq = $2, records_in = $3, accepted = $4, duplicate = $5, \
-                     dead = $6, held = $7, unknown_fields = $8, price_jumps = $9, sealed_through = $10, \
-                     closed_through = $11, metrics_upper = $12, indicators_low = $13 \
-                     WHERE id = 1 AND upper = $14 AND generation = $15";
+                     dead = $6, held = $7, unknown_fields = $8, sealed_through = $9, closed_through = $10, \
+                     metrics_upper = $11, indicators_low = $12 WHERE id = 1 AND upper = $13 AND generation = $14";
 
 const DELIVERED: &str = "UPDATE pipeline SET dead_letters_upper = $1 WHERE id = 1";
 
@@ -583,7 +582,7 @@ pub(crate) async fn write_plan(
 ) -> Result<(), StoreError> {
     let error = |error: sqlx::Error| named.error(&error);
     let after = &plan.standing;
-    let fence: [Cell; 15] = [
+    let fence: [Cell; 14] = [
         after.upper.into(),
         after.last_seq.into(),
         after.totals.records_in.into(),
@@ -592,7 +591,6 @@ pub(crate) async fn write_plan(
         after.totals.dead.into(),
         after.totals.held.into(),
         after.totals.unknown_fields.into(),
-        after.totals.price_jumps.into(),
         after.progress.sealed_through.into(),
         after.progress.closed_through.into(),
         after.metrics_upper.into(),

@@ -73,7 +73,7 @@ async fn what_was_committed_is_there_after_a_restart(place: Place) {
             "SELECT 'the same' FROM verdicts v JOIN audit a ON a.seq = 2 AND a.payload = v.payload WHERE v.account = 'M1'",
             "the same",
         ),
-        ("SELECT price_jumps || ' ' || logic_version FROM pipeline", "6 1"),
+        ("SELECT unknown_fields || ' ' || logic_version FROM pipeline", "4 1"),
         ("SELECT symbol || ' ' || bid || ' ' || ask FROM quotes WHERE event_time IS NOT NULL", "IBM 18189 18191"),
         ("SELECT account || ' ' || currency || ' ' || equity || ' ' || peak FROM accounts", "M1 USD 9000.5 10000"),
         ("SELECT symbol || ' ' || rev FROM amends", "IBM 4"),

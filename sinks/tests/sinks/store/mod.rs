@@ -201,8 +201,7 @@ pub fn everything(epoch: u64) -> ClosedEpoch {
         ],
     );
     closed.dead = vec![dead_letter(7, Reason::Late, b"{}")];
-    closed.totals =
-        Totals { records_in: 10, accepted: 7, duplicate: 1, dead: 1, held: 1, unknown_fields: 2, price_jumps: 3 };
+    closed.totals = Totals { records_in: 10, accepted: 7, duplicate: 1, dead: 1, held: 1, unknown_fields: 2 };
     let mark = |partition, upper, fingerprint: Option<Fingerprint>| PartitionMark {
         partition: Partition::new(partition).unwrap(),
         low: 2,

@@ -254,7 +254,7 @@ impl Committer {
 
     fn take(&self, epoch: ClosedEpoch, pending: &mut Vec<ClosedEpoch>, way: &mut Way) {
         self.lag("closed", epoch.epoch);
-        way.taken.push_back((epoch.epoch, Instant::now()));
+        way.closed.push_back((epoch.epoch, epoch.closed_at));
         pending.push(epoch);
     }
 
@@ -398,8 +398,8 @@ fn size(epoch: &ClosedEpoch) -> usize {
 /// The way of epochs through the committer.
 #[derive(Default)]
 struct Way {
-    /// When each was taken, until it is published.
-    taken: VecDeque<(Epoch, Instant)>,
+    /// When each was closed, until it is published.
+    closed: VecDeque<(Epoch, Instant)>,
 }
 
 impl Way {
@@ -407,14 +407,14 @@ impl Way {
     fn published(&mut self, notes: &[Note], last: Epoch, committed: Instant, metrics: &Metrics) {
         let published = committed.elapsed();
         for note in notes.iter().filter(|note| note.received.is_some()) {
-            if let Ok(i) = self.taken.binary_search_by_key(&note.epoch, |(epoch, _)| *epoch) {
-                let taken = self.taken[i].1;
-                metrics.stage_took(Stage::Dataflow, taken.saturating_duration_since(note.cut));
-                metrics.stage_took(Stage::Commit, committed.saturating_duration_since(taken));
+            if let Ok(i) = self.closed.binary_search_by_key(&note.epoch, |(epoch, _)| *epoch) {
+                let closed = self.closed[i].1;
+                metrics.stage_took(Stage::Dataflow, closed.saturating_duration_since(note.cut));
+                metrics.stage_took(Stage::Commit, committed.saturating_duration_since(closed));
                 metrics.stage_took(Stage::Publish, published);
             }
         }
-        self.taken.drain(..self.taken.partition_point(|(epoch, _)| *epoch <= last));
+        self.closed.drain(..self.closed.partition_point(|(epoch, _)| *epoch <= last));
     }
 }
 

@@ -399,6 +399,7 @@ fn close(cut: Cut, parts: impl Iterator<Item = Report>) -> ClosedEpoch {
         amends,
         progress,
         metrics,
+        closed_at: Instant::now(),
     }
 }
 

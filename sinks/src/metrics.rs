@@ -28,9 +28,9 @@ pub enum Stage {
     Decode,
     /// From there until its epoch is cut.
     EpochWait,
-    /// From there until the committer has the closed epoch, with all waiting in between.
+    /// From there until all workers are through with it.
     Dataflow,
-    /// From there until the transaction that has it is committed.
+    /// From there until the transaction that has it is committed: with the wait for its turn.
     Commit,
     /// From there until the feed has told it.
     Publish,

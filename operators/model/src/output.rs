@@ -12,6 +12,7 @@ use crate::time::{Epoch, Nanos, Timeframe};
 use crate::verdict::Verdict;
 use serde::Serialize;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// One value of an indicator at a closed bar. Undefined values have no row.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -458,6 +459,8 @@ pub struct ClosedEpoch {
     pub progress: Progress,
     /// Whether metrics were asked for: else those of the last epoch that was asked stand on, until the next one that is.
     pub metrics: bool,
+    /// When all workers were through with it.
+    pub closed_at: Instant,
 }
 
 impl ClosedEpoch {
@@ -477,6 +480,7 @@ impl ClosedEpoch {
             amends: Vec::new(),
             progress: Progress::START,
             metrics: true,
+            closed_at: Instant::now(),
         }
     }
 

@@ -6,9 +6,10 @@ use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, IntoConnectionInfo, Pipeline, RedisError, RedisFuture,
-    RedisResult, TlsMode, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, IntoConnectionInfo, Pipeline, RedisError, RedisResult, TlsMode,
+    Value,
 };
+use std::pin::Pin;
 use std::time::Duration;
 
 /// How long a connection may take.
@@ -98,21 +99,26 @@ impl Target {
     }
 }
 
-/// A connection.
+/// A connection. Cloning shares it.
+#[derive(Clone)]
 pub(super) enum Link {
     Server(MultiplexedConnection),
     Cluster(Box<ClusterConnection>),
 }
 
+/// Answers to come, in the order of their commands; the first error is the error of all, though others may have been
+/// carried out.
+pub(super) type Answers = Pin<Box<dyn Future<Output = RedisResult<Vec<Value>>> + Send>>;
+
 impl Link {
-    /// Sends commands at once (to a Cluster one after the other) and gives their answers in order; the first error is the
-    /// error of all, though others may have been carried out.
-    pub(super) fn all(&mut self, commands: Vec<Cmd>) -> RedisFuture<'_, Vec<Value>> {
-        Box::pin(self.send(commands))
+    /// What sends commands at once (to a Cluster one after the other) when it is looked at first. To one server, those that
+    /// were sent first are carried out first, whoever waits for them.
+    pub(super) fn all(&self, commands: Vec<Cmd>) -> Answers {
+        Box::pin(self.clone().send(commands))
     }
 
-    async fn send(&mut self, commands: Vec<Cmd>) -> RedisResult<Vec<Value>> {
-        match self {
+    async fn send(mut self, commands: Vec<Cmd>) -> RedisResult<Vec<Value>> {
+        match &mut self {
             Link::Server(connection) => {
                 let mut pipeline = Pipeline::with_capacity(commands.len());
                 for command in commands {
@@ -137,7 +143,7 @@ impl Link {
     }
 
     /// One command.
-    pub(super) async fn one(&mut self, command: Cmd) -> RedisResult<Value> {
+    pub(super) async fn one(&self, command: Cmd) -> RedisResult<Value> {
         Ok(self.all(vec![command]).await?.pop().unwrap_or(Value::Nil))
     }
 }

@@ -73,14 +73,16 @@ impl Redis {
         let reactor = reactor.map_err(no_thread)?;
         let (wanted, unwanted) = oneshot::channel::<()>();
         let (ending, ended) = oneshot::channel::<()>();
-        let write = async move {
-            tokio::select! {
-                () = shell.run() => {}
-                _ = unwanted => {}
-            }
-            drop(ending);
+        let write = move || {
+            reactor.block_on(async move {
+                tokio::select! {
+                    () = shell.run() => {}
+                    _ = unwanted => {}
+                }
+                drop(ending);
+            });
         };
-        let thread = std::thread::Builder::new().name("redis".to_owned()).spawn(move || reactor.block_on(write));
+        let thread = std::thread::Builder::new().name("redis".to_owned()).spawn(write);
         thread.map_err(no_thread)?;
         // Aborted, or with its runtime, it takes the thread along.
         let task = async move {
@@ -114,7 +116,7 @@ impl Redis {
     /// An epoch has closed and is not committed yet: its values are written early.
     pub fn early(&self, closed: &ClosedEpoch) {
         if self.shared.pending().closed(closed, Instant::now()) {
-            self.shared.changed();
+            self.shared.early();
         }
     }
 

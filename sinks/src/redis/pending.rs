@@ -74,7 +74,6 @@ pub(super) struct Early {
 pub(super) struct Taken {
     /// Rising by seq.
     pub(super) events: Vec<AuditEntry>,
-    pub(super) early: Early,
     pub(super) derived: BTreeSet<Derived>,
     /// Whether changes were given up: Redis must be built anew.
     pub(super) overflowed: bool,
@@ -203,11 +202,10 @@ impl Pending {
         Early { entries: early.into_values().collect(), since }
     }
 
-    /// Takes all of it; of what is derived, only what was waited for long `enough`.
-    pub(super) fn take(&mut self, now: Instant, enough: bool) -> Taken {
+    /// Takes all that is committed; of what is derived, only what was waited for long `enough`.
+    pub(super) fn take(&mut self, enough: bool) -> Taken {
         Taken {
             events: std::mem::take(&mut self.events).into(),
-            early: self.take_early(now),
             derived: if enough { std::mem::take(&mut self.derived) } else { BTreeSet::new() },
             overflowed: std::mem::take(&mut self.overflowed),
             since: self.since.take(),
@@ -252,9 +250,9 @@ mod tests {
         }
 
         fn take(&mut self) -> (Vec<u64>, Vec<Epoch>) {
-            let taken = self.pending.take(self.now, true);
-            let seqs = taken.events.iter().map(|entry| entry.seq).collect();
-            (seqs, taken.early.entries.iter().map(|entry| entry.epoch).collect())
+            let early = self.pending.take_early(self.now);
+            let seqs = self.pending.take(true).events.iter().map(|entry| entry.seq).collect();
+            (seqs, early.entries.iter().map(|entry| entry.epoch).collect())
         }
     }
 
@@ -273,10 +271,10 @@ mod tests {
         let mut desk = Desk::new();
         let epochs: Vec<ClosedEpoch> = (1..=QUEUE as u64 + 1).map(|i| buy(i, 18_000 + i as i64)).collect();
         desk.commit(&epochs);
-        let taken = desk.pending.take(desk.now, true);
+        let taken = desk.pending.take(true);
         assert!(taken.overflowed && taken.events.is_empty());
         desk.commit(&[buy(QUEUE as u64 + 2, 1_000)]);
-        let taken = desk.pending.take(desk.now, true);
+        let taken = desk.pending.take(true);
         assert!(!taken.overflowed && taken.events.len() == 1, "and then it goes on");
     }
 
@@ -303,9 +301,9 @@ mod tests {
         assert!(desk.pending.closed(&judge(3, 7, vec![BlockReason::KillSwitch]), desk.now));
         let gone = closed(4, vec![Change::Delete(judged(verdict("M1", "IBM", vec![])))]);
         assert!(desk.pending.closed(&gone, desk.now));
-        let taken = desk.pending.take(desk.now, true);
+        let early = desk.pending.take_early(desk.now);
         let key = AuditKey::Verdict(account("M1"), symbol("IBM"));
-        assert_eq!(taken.early.entries, [AuditEntry { seq: 0, epoch: 4, generation: 1, key, payload: None }]);
+        assert_eq!(early.entries, [AuditEntry { seq: 0, epoch: 4, generation: 1, key, payload: None }]);
     }
 
     #[test]

@@ -19,7 +19,6 @@ use super::writes::{Bare, Change, Write, answer, json};
 use crate::store::{AuditEntry, AuditKey};
 use redis::{Cmd, RedisError};
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::time::Instant;
 
 /// Audit entries that streams are filled with where it is not known what they have.
 const REFILL: u64 = names::VERDICTS;
@@ -33,7 +32,7 @@ impl Shell {
         let head = {
             let mut pending = self.shared.pending();
             // The view has it.
-            let taken = pending.take(Instant::now(), true);
+            let taken = pending.take(true);
             self.since = taken.since.or(self.since);
             pending.head()
         };

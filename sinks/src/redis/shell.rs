@@ -3,7 +3,7 @@
 //! Whatever fails ends the session: what was under way is given up, for the next session builds everything anew.
 
 use super::gauges::Gauges;
-use super::link::{Link, Target};
+use super::link::{Answers, Link, Target};
 use super::names::{self, Names};
 use super::pending::{Derived, Head, Pending};
 use super::state::{Backoff, Expiry, Found, Next, Stamp, judge, newest, sentinel};
@@ -12,18 +12,23 @@ use crate::feed::Feed;
 use crate::metrics::Stage;
 use crate::store::{AuditEntry, AuditKey, Reader, StoreError};
 use crate::view::millis;
-use redis::{Cmd, RedisError, Value};
+use redis::{Cmd, RedisError, RedisResult, Value};
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::future::{pending, poll_fn, ready};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
+use tokio::task::unconstrained;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 /// Commands that are sent at once.
 pub(super) const BATCH: usize = 256;
-/// The same of those that nobody waits for, where values are published early: one of these waits for their answers.
+/// The same of those that nobody waits for, where values are published early, which come after them.
 const PIECE: usize = 32;
+/// Early values are sent without waiting for answers until so many are outstanding: then they are sent together.
+const POSTED: usize = 4;
 /// Between two heartbeats, each with a look at the sentinel and at a part of the keys.
 const BEAT: Duration = Duration::from_millis(500);
 /// Between two writes of what is derived, which may change with every commit: with each beat, and so often where more is
@@ -40,13 +45,17 @@ const REMIND: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Shared {
     pending: Mutex<Pending>,
+    /// Something is committed, or known.
     changed: Notify,
+    /// Something is early.
+    early: Notify,
     stopped: watch::Sender<bool>,
 }
 
 impl Shared {
     pub(super) fn new() -> Shared {
-        Shared { pending: Mutex::default(), changed: Notify::new(), stopped: watch::Sender::new(false) }
+        let [changed, early] = [Notify::new(), Notify::new()];
+        Shared { pending: Mutex::default(), changed, early, stopped: watch::Sender::new(false) }
     }
 
     pub(super) fn pending(&self) -> MutexGuard<'_, Pending> {
@@ -55,6 +64,10 @@ impl Shared {
 
     pub(super) fn changed(&self) {
         self.changed.notify_one();
+    }
+
+    pub(super) fn early(&self) {
+        self.early.notify_one();
     }
 
     pub(super) fn stop(&self) {
@@ -100,7 +113,7 @@ impl Trouble {
 }
 
 /// A session, of a size and a type that the compiler can look through.
-type Session<'a> = std::pin::Pin<Box<dyn Future<Output = Result<(), Trouble>> + Send + 'a>>;
+type Session<'a> = std::pin::Pin<Box<dyn Future<Output = Result<(), Trouble>> + 'a>>;
 
 /// The shell's own state.
 pub(super) struct Shell {
@@ -116,6 +129,8 @@ pub(super) struct Shell {
     disputed: bool,
     /// Streams are to be filled from further back than the sentinel says.
     pub(super) refill: bool,
+    /// Early values whose answers are outstanding, the oldest first.
+    posted: VecDeque<Posted>,
     /// How far everything was written.
     pub(super) written: Option<Head>,
     /// The sentinel that was written last.
@@ -135,6 +150,28 @@ pub(super) struct Shell {
     /// Since when the oldest change that was taken has waited.
     pub(super) since: Option<Instant>,
     said: Option<(&'static str, Instant)>,
+}
+
+/// Early values that were sent.
+struct Posted {
+    answers: Answers,
+    /// When the epoch of the oldest of them closed.
+    since: Option<Instant>,
+}
+
+/// Answers to early values, and when the epoch of the oldest of these closed.
+type Answered = (RedisResult<Vec<Value>>, Option<Instant>);
+
+/// The oldest answers that are outstanding, once they have come.
+async fn answered(posted: &mut VecDeque<Posted>) -> Answered {
+    let Some(oldest) = posted.front_mut() else { return pending().await };
+    let answers = oldest.answers.as_mut().await;
+    (answers, posted.pop_front().and_then(|posted| posted.since))
+}
+
+/// Whether answers have come. Sends their commands if that was not done before.
+async fn look(answers: &mut Answers) -> Poll<RedisResult<Vec<Value>>> {
+    poll_fn(|context| Poll::Ready(answers.as_mut().poll(context))).await
 }
 
 /// A key to look at.
@@ -163,6 +200,7 @@ impl Shell {
             scripts: Scripts::new(),
             disputed: false,
             refill: false,
+            posted: VecDeque::new(),
             written: None,
             announced: None,
             round: LOOKED_AT,
@@ -229,6 +267,7 @@ impl Shell {
 
     async fn serve(&mut self, backoff: &mut Backoff) -> Result<(), Trouble> {
         let shared = Arc::clone(&self.shared);
+        self.posted.clear();
         let mut link = self.target.connect().await?;
         link.all(self.scripts.load()).await?;
         let force = self.disputed;
@@ -250,6 +289,16 @@ impl Shell {
                 _ = beats.tick() => (true, false),
                 () = shared.changed.notified() => (false, false),
                 _ = stopped.wait_for(|stopped| *stopped) => (true, true),
+                () = shared.early.notified() => {
+                    self.early(&mut link).await?;
+                    continue;
+                }
+                answered = answered(&mut self.posted) => {
+                    self.judge_early(answered)?;
+                    // More may have become early than could be sent.
+                    self.early(&mut link).await?;
+                    continue;
+                }
             };
             self.flush(&mut link, beat).await?;
             if beat {
@@ -289,13 +338,14 @@ impl Shell {
         self.gauges.lag.set(oldest.map_or(0.0, |since| since.elapsed().as_secs_f64()));
     }
 
-    /// Writes everything that waits; what is early before all else, and again whenever more of it has come meanwhile.
+    /// Writes everything that waits; what is early before all else, and whenever more of it comes meanwhile.
     async fn flush(&mut self, link: &mut Link, beat: bool) -> Result<(), Trouble> {
+        self.early(link).await?;
         let now = Instant::now();
         let enough = beat || self.derived_at.is_none_or(|at| now.duration_since(at) >= DERIVED);
         let (taken, head) = {
             let mut pending = self.shared.pending();
-            (pending.take(now, enough), pending.head())
+            (pending.take(enough), pending.head())
         };
         if enough {
             self.derived_at = Some(now);
@@ -305,24 +355,16 @@ impl Shell {
         if taken.overflowed {
             return self.rebuild(link, false).await;
         }
-        let (events, early, derived) = (taken.events, taken.early, taken.derived);
-        let entries = early.entries.iter().chain(&events);
-        self.index(link, entries.map(|entry| entry.key).collect(), &derived).await?;
+        let (events, derived) = (taken.events, taken.derived);
+        self.index(link, events.iter().map(|entry| entry.key).collect(), &derived).await?;
         let newest = newest(&events);
-        let before = early.entries.iter().map(|entry| (entry, true, false));
-        let mut waiting = early.since;
-        let entries: Vec<_> =
-            before.chain(events.iter().map(|entry| (entry, newest.contains(&entry.seq), true))).collect();
-        // All of it at once where that is possible: each answer that is waited for is a way there and back.
-        for batch in entries.chunks(BATCH) {
+        for batch in events.chunks(BATCH) {
             let bodies = self.bodies(head.generation);
-            let writes =
-                batch.iter().map(|(entry, value, in_stream)| bodies.entry(entry, *value, *in_stream, head.epoch));
-            let writes = writes.collect();
-            self.write(link, writes, head, false).await?;
-            // There are hardly ever more of them than go at once.
-            self.took(Stage::Early, waiting.take());
-            self.early(link).await?;
+            let writes = batch.iter().map(|entry| bodies.entry(entry, newest.contains(&entry.seq), true, head.epoch));
+            let writes: Vec<Write> = writes.collect();
+            let answers = link.all(self.commands(&writes, false));
+            let answers = self.meanwhile(link, answers).await?;
+            self.judge_writes(answers, writes, head)?;
         }
         if !events.is_empty() {
             self.took(Stage::Redis, self.since);
@@ -334,19 +376,55 @@ impl Shell {
         Ok(())
     }
 
-    /// Writes what has become early since.
+    /// Sends what has become early since, if not too much of that is outstanding.
     async fn early(&mut self, link: &mut Link) -> Result<(), Trouble> {
+        while let Some(oldest) = self.posted.front_mut() {
+            let Poll::Ready(answers) = look(&mut oldest.answers).await else { break };
+            let since = self.posted.pop_front().and_then(|posted| posted.since);
+            self.judge_early((answers, since))?;
+        }
+        if self.posted.len() >= POSTED {
+            return Ok(());
+        }
         // A statement of its own: it ends with the lock.
         let early = self.shared.pending().take_early(Instant::now());
-        let head = self.head();
+        let (head, mut since) = (self.head(), early.since);
         self.index(link, early.entries.iter().map(|entry| entry.key).collect(), &BTreeSet::new()).await?;
         for batch in early.entries.chunks(BATCH) {
             let bodies = self.bodies(head.generation);
-            let writes = batch.iter().map(|entry| bodies.entry(entry, true, false, head.epoch)).collect();
-            self.write(link, writes, head, false).await?;
+            let commands = batch.iter().map(|entry| bodies.entry(entry, true, false, head.epoch));
+            let commands = commands.map(|write| write.command(&self.scripts, false)).collect();
+            // The first look sends them, whatever else this task has done since it was woken.
+            let mut answers: Answers = Box::pin(unconstrained(link.all(commands)));
+            if let Poll::Ready(answered) = look(&mut answers).await {
+                answers = Box::pin(ready(answered));
+            }
+            self.posted.push_back(Posted { answers, since: since.take() });
+            // What comes later might be carried out before them there.
+            if let Link::Cluster(_) = link {
+                let answered = answered(&mut self.posted).await;
+                self.judge_early(answered)?;
+            }
         }
-        self.took(Stage::Early, early.since);
         Ok(())
+    }
+
+    fn judge_early(&mut self, (answers, since): Answered) -> Result<(), Trouble> {
+        self.judge(&answers?, std::iter::repeat(None), self.head())?;
+        self.took(Stage::Early, since);
+        Ok(())
+    }
+
+    /// Waits for answers; what becomes early meanwhile is sent.
+    async fn meanwhile(&mut self, link: &mut Link, mut answers: Answers) -> Result<RedisResult<Vec<Value>>, Trouble> {
+        let shared = Arc::clone(&self.shared);
+        loop {
+            tokio::select! {
+                biased;
+                answers = &mut answers => return Ok(answers),
+                () = shared.early.notified() => self.early(link).await?,
+            }
+        }
     }
 
     fn took(&self, stage: Stage, since: Option<Instant>) {
@@ -363,8 +441,21 @@ impl Shell {
         head: Head,
         force: bool,
     ) -> Result<Vec<Value>, Trouble> {
-        let commands = writes.iter().map(|write| write.command(&self.scripts, force)).collect();
-        let answers = link.all(commands).await.inspect_err(|error| {
+        let answers = link.all(self.commands(&writes, force)).await;
+        self.judge_writes(answers, writes, head)
+    }
+
+    fn commands(&self, writes: &[Write], force: bool) -> Vec<Cmd> {
+        writes.iter().map(|write| write.command(&self.scripts, force)).collect()
+    }
+
+    fn judge_writes(
+        &mut self,
+        answers: RedisResult<Vec<Value>>,
+        writes: Vec<Write>,
+        head: Head,
+    ) -> Result<Vec<Value>, Trouble> {
+        let answers = answers.inspect_err(|error| {
             // The server refused one and may have taken later ones: their streams have a hole.
             self.refill |= error.code().is_some() && writes.iter().any(|write| write.stream.is_some());
         })?;
@@ -425,11 +516,9 @@ impl Shell {
                 };
                 commands.push(command);
             }
-            let answers = link.all(commands).await?;
+            let answers = link.all(commands);
+            let answers = if force { answers.await? } else { self.meanwhile(link, answers).await?? };
             self.judge(&answers, std::iter::repeat(None), head)?;
-            if !force {
-                self.early(link).await?;
-            }
         }
         Ok(())
     }

@@ -6,19 +6,17 @@
 -- Gives: what came of it (0 written, 1 an epoch of this generation stands that is newer, 2 refused: a newer generation),
 --        the generation and epoch that stand if they are newer, what of another type was in the way (1 the value, 2 the
 --        stream), or whether the stream was not there (4), and the stream's last seq if it is not before this one.
-local function way(key, kind)
-  local found = redis.call('TYPE', key).ok
-  if found == kind or found == 'none' then return 0 end
-  redis.call('UNLINK', key)
-  return 1
-end
 local generation, epoch = tonumber(ARGV[1]), tonumber(ARGV[2])
 local body, seq, event = ARGV[3], ARGV[5], ARGV[6]
 if event == '=' then event = body end
 local result, healed, last, g, e = 0, 0, 0, 0, 0
 if body ~= '' then
-  healed = way(KEYS[1], 'string')
-  local found = redis.call('GET', KEYS[1])
+  local found = redis.pcall('GET', KEYS[1])
+  if type(found) == 'table' then
+    if string.sub(found.err, 1, 9) ~= 'WRONGTYPE' then return found end
+    redis.call('UNLINK', KEYS[1])
+    found, healed = false, 1
+  end
   if found and ARGV[9] ~= '1' then
     local fe, fg = string.match(found, '^{"seq":%w+,"epoch":(%d+),"generation":(%d+)')
     if fg then
@@ -31,14 +29,21 @@ if body ~= '' then
     redis.call('UNLINK', KEYS[1])
   elseif result == 0 and body == '=' then
     redis.call('SET', KEYS[1], event, 'PX', 3600000)
+  elseif result == 0 and ARGV[4] ~= '' then
+    redis.call('SET', KEYS[1], body, 'PXAT', ARGV[4])
   elseif result == 0 then
     redis.call('SET', KEYS[1], body)
-    if ARGV[4] ~= '' then redis.call('PEXPIREAT', KEYS[1], ARGV[4]) end
   end
 end
 if seq ~= '' then
-  healed = healed + 2 * way(KEYS[2], 'stream')
-  if redis.call('EXISTS', KEYS[2]) == 0 then healed = healed + 4 end
+  local kind = redis.call('TYPE', KEYS[2]).ok
+  if kind ~= 'stream' then
+    if kind ~= 'none' then
+      redis.call('UNLINK', KEYS[2])
+      healed = healed + 2
+    end
+    healed = healed + 4
+  end
   local added = redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', ARGV[8], seq .. '-0', 'body', event)
   if type(added) == 'table' and added.err then
     if not string.find(added.err, 'equal or smaller', 1, true) then return added end

@@ -181,7 +181,7 @@ async fn a_store_that_is_not_whole_is_refused(place: Place) {
         (
             "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
              VALUES (9, 'later', 1, x'00', 0)",
-            "its schema is version 9, this marea knows 4: use a newer marea",
+            "its schema is version 9, this marea knows 5: use a newer marea",
         ),
         ("DROP TABLE trades", "table trades is missing: restore a backup or start with an empty store"),
         (
@@ -277,7 +277,7 @@ async fn a_peek_takes_nothing_over(place: Place) {
         ),
         (
             "UPDATE _sqlx_migrations SET version = 9 WHERE version = 2",
-            "its schema is version 9, this marea knows 4: use a newer marea",
+            "its schema is version 9, this marea knows 5: use a newer marea",
         ),
     ] {
         place.execute(damage).await;

@@ -5,6 +5,10 @@ use marea::cli::{Cli, Format};
 use marea::run::Failure;
 use std::process::ExitCode;
 
+/// What the benchmarks measure with: threads that hand rows on free what others allocated.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let json = cli.format == Format::Json;

@@ -16,7 +16,7 @@
 //! * Late data: the cutter has judged. Whatever comes for a sealed bucket nevertheless is a dead letter `late`.
 //! * Overflow: a trade or correction whose Σ|price · size| of the bar would leave i128, or a quote whose mid leaves i64,
 //!   is a dead letter `overflow` and not in the log. Which of several trades is one too many depends on the order of
-//!   arrival; nothing else here does. (It takes three trades of the greatest price and size.)
+//!   arrival; nothing else here does, but for [`Counts::price_jumps`]. (It takes three trades of the greatest price and size.)
 //! * State: trades that came in order, left in the batches that brought them ([`retained`]: 36 to 39 bytes each); per
 //!   symbol the latest quote, its other unsealed ticks ([`log`]: 32 bytes a trade, 48 a quote) and its open buckets
 //!   ([`bucket`]: 128 bytes). Ticks are freed when their buckets have sealed; all amends of a bar are kept for ever.

@@ -111,8 +111,9 @@ pub(super) enum Link {
 pub(super) type Answers = Pin<Box<dyn Future<Output = RedisResult<Vec<Value>>> + Send>>;
 
 impl Link {
-    /// What sends commands at once (to a Cluster one after the other) when it is looked at first. To one server, those that
-    /// were sent first are carried out first, whoever waits for them.
+    /// What sends commands at once (to a Cluster one after the other) when it is looked at first. One server carries out
+    /// first what was sent first, whoever waits for it; no more than some fifty may be on their way, or the first look does
+    /// not send.
     pub(super) fn all(&self, commands: Vec<Cmd>) -> Answers {
         Box::pin(self.clone().send(commands))
     }

@@ -184,7 +184,7 @@ impl Pending {
             return false;
         }
         self.early_until = closed.epoch;
-        self.early_since.get_or_insert(now);
+        self.early_since.get_or_insert(closed.closed_at);
         self.early.extend(changed.into_iter().map(|entry| (entry.key, entry)));
         true
     }
@@ -284,9 +284,10 @@ mod tests {
         assert!(desk.pending.closed(&buy(1, 18_200), desk.now));
         assert!(desk.pending.closed(&buy(2, 18_300), desk.now));
         assert_eq!(desk.take(), (vec![], vec![2]), "the newest of a key");
-        assert!(desk.pending.closed(&buy(3, 18_400), desk.now));
+        let third = buy(3, 18_400);
+        assert!(desk.pending.closed(&third, desk.now));
         let early = desk.pending.take_early(desk.now);
-        assert_eq!((early.entries.len(), early.since), (1, Some(desk.now)));
+        assert_eq!((early.entries.len(), early.since), (1, Some(third.closed_at)));
         assert_eq!(desk.pending.take_early(desk.now), Early::default());
         desk.commit(&[buy(1, 18_200), buy(2, 18_300), buy(3, 18_400)]);
         assert_eq!(desk.take(), (vec![1, 2, 3], vec![]), "it comes with its seq");

@@ -228,6 +228,8 @@ impl Shell {
         }
         loop {
             let ended = self.session(&mut backoff).await;
+            // With the connection.
+            self.posted.clear();
             self.gauges.up.set(0);
             match ended {
                 Ok(()) => return,
@@ -267,7 +269,6 @@ impl Shell {
 
     async fn serve(&mut self, backoff: &mut Backoff) -> Result<(), Trouble> {
         let shared = Arc::clone(&self.shared);
-        self.posted.clear();
         let mut link = self.target.connect().await?;
         link.all(self.scripts.load()).await?;
         let force = self.disputed;
@@ -363,8 +364,9 @@ impl Shell {
             let writes = batch.iter().map(|entry| bodies.entry(entry, newest.contains(&entry.seq), true, head.epoch));
             let writes: Vec<Write> = writes.collect();
             let answers = link.all(self.commands(&writes, false));
-            let answers = self.meanwhile(link, answers).await?;
+            let (answers, early) = self.meanwhile(link, answers).await;
             self.judge_writes(answers, writes, head)?;
+            early?;
         }
         if !events.is_empty() {
             self.took(Stage::Redis, self.since);
@@ -384,6 +386,7 @@ impl Shell {
             self.judge_early((answers, since))?;
         }
         if self.posted.len() >= POSTED {
+            // Whoever waits for answers comes back with each.
             return Ok(());
         }
         // A statement of its own: it ends with the lock.
@@ -400,8 +403,10 @@ impl Shell {
                 answers = Box::pin(ready(answered));
             }
             self.posted.push_back(Posted { answers, since: since.take() });
-            // What comes later might be carried out before them there.
-            if let Link::Cluster(_) = link {
+            // Of many, no more are on their way than the connection takes at once; and to a Cluster, what comes later might
+            // be carried out before them.
+            let most = if let Link::Cluster(_) = link { 0 } else { POSTED };
+            while self.posted.len() > most {
                 let answered = answered(&mut self.posted).await;
                 self.judge_early(answered)?;
             }
@@ -415,14 +420,26 @@ impl Shell {
         Ok(())
     }
 
-    /// Waits for answers; what becomes early meanwhile is sent.
-    async fn meanwhile(&mut self, link: &mut Link, mut answers: Answers) -> Result<RedisResult<Vec<Value>>, Trouble> {
+    /// Waits for answers, which are to be judged first; what becomes early meanwhile is sent, and what came of that is
+    /// given too.
+    async fn meanwhile(
+        &mut self,
+        link: &mut Link,
+        mut answers: Answers,
+    ) -> (RedisResult<Vec<Value>>, Result<(), Trouble>) {
         let shared = Arc::clone(&self.shared);
         loop {
-            tokio::select! {
+            let early = tokio::select! {
                 biased;
-                answers = &mut answers => return Ok(answers),
-                () = shared.early.notified() => self.early(link).await?,
+                answers = &mut answers => return (answers, Ok(())),
+                answered = answered(&mut self.posted) => match self.judge_early(answered) {
+                    Ok(()) => self.early(link).await,
+                    trouble => trouble,
+                },
+                () = shared.early.notified() => self.early(link).await,
+            };
+            if early.is_err() {
+                return (answers.await, early);
             }
         }
     }
@@ -517,8 +534,9 @@ impl Shell {
                 commands.push(command);
             }
             let answers = link.all(commands);
-            let answers = if force { answers.await? } else { self.meanwhile(link, answers).await?? };
-            self.judge(&answers, std::iter::repeat(None), head)?;
+            let (answers, early) = if force { (answers.await, Ok(())) } else { self.meanwhile(link, answers).await };
+            self.judge(&answers?, std::iter::repeat(None), head)?;
+            early?;
         }
         Ok(())
     }

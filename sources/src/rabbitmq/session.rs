@@ -308,7 +308,7 @@ impl<'a> Session<'a> {
         let consume = channel.basic_consume(name(&feed.name), "".into(), BasicConsumeOptions::default(), arguments);
         match self.within(ANSWER, consume).await? {
             Ok(_) => Err(Halt::Fatal(self.wrong_kind(index))),
-            Err(error) if soft(&error) == Some(AMQPSoftError::PRECONDITIONFAILED) => Ok(()),
+            Err(error) if refuses_argument(&error) => Ok(()),
             Err(error) => Err(self.judge_error(error)),
         }
     }
@@ -388,7 +388,7 @@ impl<'a> Session<'a> {
         let arguments = offset_argument(from);
         let consume = channel.basic_consume(name(&feed.name), "".into(), BasicConsumeOptions::default(), arguments);
         let mut consumer = match self.within(ANSWER, consume).await? {
-            Err(error) if soft(&error) == Some(AMQPSoftError::PRECONDITIONFAILED) => {
+            Err(error) if refuses_argument(&error) => {
                 return Err(Halt::Fatal(self.wrong_kind(index)));
             }
             consumer => consumer.map_err(|error| self.judge_error(error))?,
@@ -657,6 +657,12 @@ fn soft(error: &lapin::Error) -> Option<AMQPSoftError> {
         },
         _ => None,
     }
+}
+
+/// Whether a queue was asked for what only a stream has. A stream whose replica has not started yet fails the same
+/// precondition, in other words.
+fn refuses_argument(error: &lapin::Error) -> bool {
+    soft(error) == Some(AMQPSoftError::PRECONDITIONFAILED) && error.to_string().contains("invalid arg")
 }
 
 fn message(delivery: Delivery) -> Message {

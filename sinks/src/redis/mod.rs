@@ -21,6 +21,7 @@
 //! Names are those of [`names`]; bodies are those of the HTTP feed.
 
 mod config;
+mod early;
 mod gauges;
 mod link;
 mod names;

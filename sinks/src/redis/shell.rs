@@ -2,8 +2,9 @@
 //!
 //! Whatever fails ends the session: what was under way is given up, for the next session builds everything anew.
 
+use super::early::{Posted, answered};
 use super::gauges::Gauges;
-use super::link::{Answers, Link, Target};
+use super::link::{Link, Target};
 use super::names::{self, Names};
 use super::pending::{Derived, Head, Pending};
 use super::state::{Backoff, Expiry, Found, Next, Stamp, judge, newest, sentinel};
@@ -14,21 +15,16 @@ use crate::store::{AuditEntry, AuditKey, Reader, StoreError};
 use crate::view::millis;
 use redis::{Cmd, RedisError, RedisResult, Value};
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
-use std::future::{pending, poll_fn, ready};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
-use tokio::task::unconstrained;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 /// Commands that are sent at once.
 pub(super) const BATCH: usize = 256;
 /// The same of those that nobody waits for, where values are published early, which come after them.
 const PIECE: usize = 32;
-/// Early values are sent without waiting for answers until so many are outstanding: then they are sent together.
-const POSTED: usize = 4;
 /// Between two heartbeats, each with a look at the sentinel and at a part of the keys.
 const BEAT: Duration = Duration::from_millis(500);
 /// Between two writes of what is derived, which may change with every commit: with each beat, and so often where more is
@@ -48,7 +44,7 @@ pub(super) struct Shared {
     /// Something is committed, or known.
     changed: Notify,
     /// Something is early.
-    early: Notify,
+    pub(super) early: Notify,
     stopped: watch::Sender<bool>,
 }
 
@@ -130,7 +126,7 @@ pub(super) struct Shell {
     /// Streams are to be filled from further back than the sentinel says.
     pub(super) refill: bool,
     /// Early values whose answers are outstanding, the oldest first.
-    posted: VecDeque<Posted>,
+    pub(super) posted: VecDeque<Posted>,
     /// How far everything was written.
     pub(super) written: Option<Head>,
     /// The sentinel that was written last.
@@ -150,28 +146,6 @@ pub(super) struct Shell {
     /// Since when the oldest change that was taken has waited.
     pub(super) since: Option<Instant>,
     said: Option<(&'static str, Instant)>,
-}
-
-/// Early values that were sent.
-struct Posted {
-    answers: Answers,
-    /// When the epoch of the oldest of them closed.
-    since: Option<Instant>,
-}
-
-/// Answers to early values, and when the epoch of the oldest of these closed.
-type Answered = (RedisResult<Vec<Value>>, Option<Instant>);
-
-/// The oldest answers that are outstanding, once they have come.
-async fn answered(posted: &mut VecDeque<Posted>) -> Answered {
-    let Some(oldest) = posted.front_mut() else { return pending().await };
-    let answers = oldest.answers.as_mut().await;
-    (answers, posted.pop_front().and_then(|posted| posted.since))
-}
-
-/// Whether answers have come. Sends their commands if that was not done before.
-async fn look(answers: &mut Answers) -> Poll<RedisResult<Vec<Value>>> {
-    poll_fn(|context| Poll::Ready(answers.as_mut().poll(context))).await
 }
 
 /// A key to look at.
@@ -378,73 +352,7 @@ impl Shell {
         Ok(())
     }
 
-    /// Sends what has become early since, if not too much of that is outstanding.
-    async fn early(&mut self, link: &mut Link) -> Result<(), Trouble> {
-        while let Some(oldest) = self.posted.front_mut() {
-            let Poll::Ready(answers) = look(&mut oldest.answers).await else { break };
-            let since = self.posted.pop_front().and_then(|posted| posted.since);
-            self.judge_early((answers, since))?;
-        }
-        if self.posted.len() >= POSTED {
-            // Whoever waits for answers comes back with each.
-            return Ok(());
-        }
-        // A statement of its own: it ends with the lock.
-        let early = self.shared.pending().take_early(Instant::now());
-        let (head, mut since) = (self.head(), early.since);
-        self.index(link, early.entries.iter().map(|entry| entry.key).collect(), &BTreeSet::new()).await?;
-        for batch in early.entries.chunks(BATCH) {
-            let bodies = self.bodies(head.generation);
-            let commands = batch.iter().map(|entry| bodies.entry(entry, true, false, head.epoch));
-            let commands = commands.map(|write| write.command(&self.scripts, false)).collect();
-            // The first look sends them, whatever else this task has done since it was woken.
-            let mut answers: Answers = Box::pin(unconstrained(link.all(commands)));
-            if let Poll::Ready(answered) = look(&mut answers).await {
-                answers = Box::pin(ready(answered));
-            }
-            self.posted.push_back(Posted { answers, since: since.take() });
-            // Of many, no more are on their way than the connection takes at once; and to a Cluster, what comes later might
-            // be carried out before them.
-            let most = if let Link::Cluster(_) = link { 0 } else { POSTED };
-            while self.posted.len() > most {
-                let answered = answered(&mut self.posted).await;
-                self.judge_early(answered)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn judge_early(&mut self, (answers, since): Answered) -> Result<(), Trouble> {
-        self.judge(&answers?, std::iter::repeat(None), self.head())?;
-        self.took(Stage::Early, since);
-        Ok(())
-    }
-
-    /// Waits for answers, which are to be judged first; what becomes early meanwhile is sent, and what came of that is
-    /// given too.
-    async fn meanwhile(
-        &mut self,
-        link: &mut Link,
-        mut answers: Answers,
-    ) -> (RedisResult<Vec<Value>>, Result<(), Trouble>) {
-        let shared = Arc::clone(&self.shared);
-        loop {
-            let early = tokio::select! {
-                biased;
-                answers = &mut answers => return (answers, Ok(())),
-                answered = answered(&mut self.posted) => match self.judge_early(answered) {
-                    Ok(()) => self.early(link).await,
-                    trouble => trouble,
-                },
-                () = shared.early.notified() => self.early(link).await,
-            };
-            if early.is_err() {
-                return (answers.await, early);
-            }
-        }
-    }
-
-    fn took(&self, stage: Stage, since: Option<Instant>) {
+    pub(super) fn took(&self, stage: Stage, since: Option<Instant>) {
         if let Some(since) = since {
             self.feed.metrics().stage_took(stage, since.elapsed());
         }
@@ -481,7 +389,7 @@ impl Shell {
         Ok(answers)
     }
 
-    fn judge(
+    pub(super) fn judge(
         &mut self,
         answers: &[Value],
         streams: impl Iterator<Item = Option<String>>,

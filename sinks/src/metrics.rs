@@ -335,7 +335,8 @@ mod tests {
         };
         let totals = Totals { records_in: 10, accepted: 6, duplicate: 2, dead: 1, held: 1, ..Totals::default() };
         let committed = Committed { upper: 2, generation: 1, last_seq: 0, totals, audit: Vec::new() };
-        metrics.committed(&[epoch(totals, vec![letter])], &committed);
+        let closed = ClosedEpoch { price_jumps: 3, ..epoch(totals, vec![letter]) };
+        metrics.committed(&[closed], &committed);
         metrics.commit_took("sqlite", Duration::from_millis(3));
         metrics.frontier_lag("committed", 0.25);
         metrics.corrections("bars", 2);
@@ -348,6 +349,7 @@ mod tests {
         let text = metrics.text();
         for line in [
             "marea_ingest_records_total{source=\"synthetic\"} 10",
+            "marea_price_jumps_total 3",
             "marea_records_total{outcome=\"in\"} 10",
             "marea_records_total{outcome=\"accepted\"} 6",
             "marea_records_total{outcome=\"duplicate\"} 2",

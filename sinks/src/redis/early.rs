@@ -16,6 +16,7 @@ use tokio::task::unconstrained;
 
 /// Early values are sent without waiting for answers until so many are outstanding: then they are sent together.
 const POSTED: usize = 4;
+
 /// Early values that were sent.
 pub(super) struct Posted {
     answers: Answers,

@@ -30,7 +30,7 @@
 //! acknowledged and the broker keeps the rest.
 //!
 //! **Disconnects.** It connects again after 100 ms, later 5 s, and goes on where it was; a queue or stream that does not exist
-//! is waited for. The topology is the operator's: nothing is declared here.
+//! is waited for, and so is a stream whose replica has not started. The topology is the operator's: nothing is declared here.
 //!
 //! **At its end** a partition is when the broker has nothing that was not handed over: of a queue by its number of ready
 //! messages, of a stream by its last record. Asked when idle, every 100 ms at most.

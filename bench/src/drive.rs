@@ -210,7 +210,7 @@ impl Session {
 }
 
 /// The way to a cutter's thread.
-pub(crate) fn inputs() -> (Sender, Receiver<Input>) {
+pub(crate) fn inputs() -> (crossbeam_channel::Sender<Input>, Receiver<Input>) {
     bounded(BATCHES)
 }
 
@@ -254,6 +254,7 @@ pub(crate) fn replay_source(
 ) -> anyhow::Result<Took> {
     run(setup, sink, |session, last| {
         let (out, inputs) = inputs();
+        let out = Sender::from(out);
         std::thread::scope(|scope| -> anyhow::Result<()> {
             let source = scope.spawn(move || source(&out, &Stop::new()));
             session.serve(&inputs)?;

@@ -13,7 +13,6 @@ use marea::committer::wall_now;
 use marea_model::output::ClosedEpoch;
 use marea_model::time::SECOND;
 use marea_model::{Nanos, Symbol};
-use marea_sources::Sender;
 use std::time::{Duration, Instant};
 
 const PART: &str = "latency";
@@ -129,8 +128,8 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> anyhow::Result<()> 
     let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1_000));
     for own_thread in [true, false] {
         let (name, thread) = match own_thread {
-            true => ("source and cutter on their own threads", "as the pipeline is wired"),
-            false => ("the source's thread cuts", "one thread less than the pipeline has"),
+            true => ("source and cutter on their own threads", "as files and RabbitMQ are wired"),
+            false => ("the source's thread cuts", "as Kafka is wired"),
         };
         let seen = open_loop(seconds, own_thread)?;
         anyhow::ensure!(!seen.verdicts.is_empty(), "no tick has changed a verdict: the desk is not what it should be");
@@ -186,7 +185,7 @@ fn open_loop(seconds: u64, own_thread: bool) -> anyhow::Result<Latencies> {
     let (desk, schedule, session) = (&desk, &schedule, &mut session);
     std::thread::scope(|scope| {
         if own_thread {
-            let (out, queued): (Sender, _) = inputs();
+            let (out, queued) = inputs();
             scope.spawn(move || session.serve(&queued));
             scope.spawn(move || schedule.send(desk, |input| Ok(out.send(input)?)));
         } else {

@@ -427,8 +427,7 @@ mod tests {
         let timeframes = vec![Timeframe::S1, Timeframe::M1];
         let (out, inputs) = unbounded();
         let market = Synthetic { pace: Pace::Full, limit: Some(20_000), ..Synthetic::default() };
-        synthetic::run(&market, &instruments, &out, &Stop::default()).unwrap();
-        drop(out);
+        synthetic::run(&market, &instruments, &out.into(), &Stop::default()).unwrap();
         let mut cutter = Cutter::new(CutterConfig {
             clock: Clock::Event,
             lateness: 1_000_000_000,

@@ -59,7 +59,7 @@ pub fn publish(loaded: &Loaded, args: &Publish, json: bool) -> Result<(), Failur
     let progress = files.progress();
     let bar = progress_bar(std::io::stderr().is_terminal() && !json);
     let (out, inputs) = bounded(8);
-    let source = std::thread::spawn(move || files.run(&out, &Stop::new()));
+    let source = std::thread::spawn(move || files.run(&out.into(), &Stop::new()));
     let started = Instant::now();
     let mut publisher =
         Publisher { target, codec: args.codec, instruments, waiting: Vec::new(), done: Summary::default() };

@@ -14,7 +14,7 @@ pub mod message;
 pub mod rabbitmq;
 pub mod synthetic;
 
-use crossbeam_channel::SendTimeoutError;
+use crossbeam_channel::{SendTimeoutError, TrySendError};
 use marea_model::cursor::{Fingerprint, MessageIdentity};
 use marea_model::time::Nanos;
 use marea_model::{ConfigUpdate, Partition, cursor};
@@ -63,8 +63,41 @@ pub enum Input {
     },
 }
 
-/// The way to the cutter. Bounded: sending waits while it is full.
-pub type Sender = crossbeam_channel::Sender<Input>;
+/// The way to the cutter: a bounded channel, and a bell that tells that something is in it. Sending waits while it is full.
+#[derive(Clone)]
+pub struct Sender {
+    channel: crossbeam_channel::Sender<Input>,
+    bell: Option<Arc<dyn Fn() + Send + Sync>>,
+}
+
+impl Sender {
+    /// With a bell: it is called by the thread that sends, and may do the cutter's work there and then.
+    pub fn with_bell(channel: crossbeam_channel::Sender<Input>, bell: impl Fn() + Send + Sync + 'static) -> Sender {
+        Sender { channel, bell: Some(Arc::new(bell)) }
+    }
+
+    /// Says that something was queued.
+    fn ring(&self) {
+        if let Some(bell) = &self.bell {
+            bell();
+        }
+    }
+
+    /// Queues and rings, unless it is full.
+    #[allow(clippy::result_large_err, reason = "what could not be sent is sent again")]
+    pub(crate) fn try_send(&self, input: Input) -> Result<(), TrySendError<Input>> {
+        let queued = self.channel.try_send(input);
+        self.ring();
+        queued
+    }
+}
+
+impl From<crossbeam_channel::Sender<Input>> for Sender {
+    /// Without a bell: the other end waits for what is sent.
+    fn from(channel: crossbeam_channel::Sender<Input>) -> Self {
+        Sender { channel, bell: None }
+    }
+}
 
 /// The cutter's end.
 pub type Receiver = crossbeam_channel::Receiver<Input>;
@@ -275,17 +308,32 @@ impl Stop {
 pub(crate) struct Stopped;
 
 /// Sends, waiting while the channel is full.
-pub(crate) fn send(out: &Sender, stop: &Stop, mut input: Input) -> Result<(), Stopped> {
-    loop {
-        if stop.is_stopped() {
-            return Err(Stopped);
-        }
-        match out.send_timeout(input, STEP) {
-            Ok(()) => return Ok(()),
-            Err(SendTimeoutError::Timeout(unsent)) => input = unsent,
-            Err(SendTimeoutError::Disconnected(_)) => return Err(Stopped),
+pub(crate) fn send(out: &Sender, stop: &Stop, input: Input) -> Result<(), Stopped> {
+    send_all(out, stop, [input])
+}
+
+/// The same with several: they are cut together, where there is room for them.
+pub(crate) fn send_all(out: &Sender, stop: &Stop, inputs: impl IntoIterator<Item = Input>) -> Result<(), Stopped> {
+    for mut input in inputs {
+        loop {
+            if stop.is_stopped() {
+                return Err(Stopped);
+            }
+            let unsent = match out.channel.try_send(input) {
+                Ok(()) => break,
+                Err(TrySendError::Disconnected(_)) => return Err(Stopped),
+                Err(TrySendError::Full(unsent)) => unsent,
+            };
+            out.ring();
+            match out.channel.send_timeout(unsent, STEP) {
+                Ok(()) => break,
+                Err(SendTimeoutError::Disconnected(_)) => return Err(Stopped),
+                Err(SendTimeoutError::Timeout(unsent)) => input = unsent,
+            }
         }
     }
+    out.ring();
+    Ok(())
 }
 
 /// The wall clock, in nanoseconds since 1970.
@@ -301,7 +349,7 @@ mod tests {
     #[test]
     fn a_full_channel_holds_the_source_until_it_is_stopped() {
         let (out, _input) = crossbeam_channel::bounded(1);
-        let stop = Stop::new();
+        let (out, stop) = (Sender::from(out), Stop::new());
         assert_eq!(send(&out, &stop, Input::Config(vec![])), Ok(()));
         let waiting = std::thread::spawn({
             let stop = stop.clone();
@@ -317,7 +365,7 @@ mod tests {
     fn a_source_ends_when_nobody_listens() {
         let (out, input) = crossbeam_channel::bounded(1);
         drop(input);
-        assert_eq!(send(&out, &Stop::new(), Input::Config(vec![])), Err(Stopped));
+        assert_eq!(send(&out.into(), &Stop::new(), Input::Config(vec![])), Err(Stopped));
     }
 
     #[test]

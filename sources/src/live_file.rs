@@ -477,6 +477,7 @@ mod tests {
             let path = folder.path().join("live.toml");
             fs::write(&path, toml).unwrap();
             let (out, updates) = crossbeam_channel::bounded(16);
+            let out = Sender::from(out);
             let stop = Stop::new();
             let thread = std::thread::spawn({
                 let stop = stop.clone();
@@ -565,6 +566,7 @@ mod tests {
         let path = folder.path().join("live.toml");
         fs::write(&path, "[a]\nx = 1\ny = 2").unwrap();
         let (out, updates) = crossbeam_channel::bounded(1);
+        let out = Sender::from(out);
         let stop = Stop::new();
         std::thread::scope(|scope| {
             scope.spawn(|| watch_from(&path, tree("[a]\nx = 1"), 4, false, &out, &stop));
@@ -579,6 +581,7 @@ mod tests {
         let path = folder.path().join("live.toml");
         fs::write(&path, "[a]\nx = 1").unwrap();
         let (out, updates) = crossbeam_channel::bounded(1);
+        let out = Sender::from(out);
         let stop = Stop::new();
         std::thread::scope(|scope| {
             scope.spawn(|| watch_from(&path, tree("[a]\nx = 1"), 4, true, &out, &stop));

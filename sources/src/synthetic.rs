@@ -717,6 +717,7 @@ mod tests {
     /// Everything that `run` sends.
     fn sent(config: &Synthetic) -> (Vec<Record>, Vec<(Cursor, AccountSnapshot)>, Vec<Input>) {
         let (out, inputs) = crossbeam_channel::unbounded();
+        let out = Sender::from(out);
         run(config, &instruments(), &out, &Stop::new()).unwrap();
         drop(out);
         let (mut records, mut accounts, mut others) = (vec![], vec![], vec![]);
@@ -866,6 +867,7 @@ mod tests {
         let history = 3600 * SECOND;
         let config = Synthetic { start, history, history_rate: 1.0, rate: 500.0, ..Synthetic::default() };
         let (out, inputs) = crossbeam_channel::bounded(4);
+        let out = Sender::from(out);
         let stop = Stop::new();
         std::thread::scope(|scope| {
             scope.spawn(|| run(&config, &instruments(), &out, &stop).unwrap());

@@ -94,6 +94,8 @@ pub(super) struct Market {
     /// Of each symbol.
     turns: Vec<u64>,
     states: Vec<usize>,
+    /// Whether all symbols' quotes change at one instant; else one after the other.
+    pub(super) at_once: bool,
 }
 
 impl Market {
@@ -104,6 +106,7 @@ impl Market {
             count: 0,
             turns: vec![0; SYMBOLS],
             states: vec![0; SYMBOLS],
+            at_once: false,
         }
     }
 
@@ -132,7 +135,8 @@ impl Market {
     pub(super) fn next(&mut self) -> Tick<'_> {
         let symbol = (self.count % SYMBOLS as u64) as usize;
         let now = marea::committer::wall_now();
-        let state = (now / PHASE + symbol as i64) as usize % REASONS.len();
+        let apart = if self.at_once { 0 } else { PHASE / SYMBOLS as i64 };
+        let state = ((now + symbol as i64 * apart) / PHASE + symbol as i64) as usize % REASONS.len();
         let is_quote = self.turns[symbol] % 3 != 2;
         let flips = (is_quote && state != self.states[symbol]).then_some(state);
         if is_quote {

@@ -6,7 +6,8 @@
 //!        └──► Kafka (4 partitions) ──► relay: SET and PUBLISH of the bytes    ──► channels relay:*   ──► reader
 //! ```
 //!
-//! What is timed are ticks that change a verdict: each symbol's quotes block it for other reasons every 100 ms.
+//! What is timed are ticks that change a verdict: each symbol's quotes block it for other reasons every 100 ms, one symbol
+//! after the other; and once more all of them *at once*, as when news comes: 60 verdicts within some milliseconds.
 //! The latency is from when the tick was *due to be sent* until the reader, a subscriber of Redis, has what it changed: a
 //! sender, broker or pipeline that falls behind shows. Relay and pipeline take turns on two topics of one broker; history
 //! and everything else is the same.
@@ -52,9 +53,13 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> anyhow::Result<()> 
     let reader = Reader::start(&redis.url())?;
     let relay = Relay::start(&kafka, &redis.url(), "w4.relay", PARTITIONS)?;
     for publish in ["fast", "durable"] {
-        let wanted = |rate: &&u64| format!("{publish}, {rate} ticks/s").contains(&options.only);
-        let rates: Vec<u64> = rates.iter().filter(wanted).copied().collect();
-        if rates.is_empty() {
+        let name = |(rate, at_once): &(u64, bool)| {
+            format!("{publish}, {rate} ticks/s{}", if *at_once { ", at once" } else { "" })
+        };
+        let at_once = rates.iter().filter(|rate| **rate == 10_000).map(|rate| (*rate, true));
+        let loads = rates.iter().map(|rate| (*rate, false)).chain(at_once);
+        let loads: Vec<(u64, bool)> = loads.filter(|load| name(load).contains(&options.only)).collect();
+        if loads.is_empty() {
             continue;
         }
         let topic = format!("w4.{publish}");
@@ -67,13 +72,15 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> anyhow::Result<()> 
         }
         sender.flush()?;
         child.until_allowed(&redis.url())?;
-        for rate in &rates {
+        for load in &loads {
+            let (rate, name) = (load.0, name(load));
+            market.at_once = load.1;
             let mut figures = [[Vec::new(), Vec::new()], [Vec::new(), Vec::new()]];
             let (mut seen, mut missed, mut left, mut lag) = (0, 0, 0, 0.0_f64);
             let before = Stages::read(&child.metrics()?);
             for _ in 0..options.rounds {
                 for (who, to) in ["w4.relay", &topic].into_iter().enumerate() {
-                    let turn = Turn { rate: *rate, lasts: turn, topic: to };
+                    let turn = Turn { rate, lasts: turn, topic: to };
                     let times = turn.run(&mut market, &mut sender, &reader)?;
                     figures[who][0].push(quantile(&times, 0.5));
                     figures[who][1].push(quantile(&times, 0.99));
@@ -93,13 +100,13 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> anyhow::Result<()> 
             let note = format!(
                 "{seen} changes, {missed} overtaken by others, {left} never seen; lag at a turn's end {lag} records at most"
             );
-            for (name, base, subject, goal) in [("p50", relay_p50, p50, goals[0]), ("p99", relay_p99, p99, goals[1])] {
-                let what = format!("{publish}, {rate} ticks/s, {name}");
+            for (part, base, subject, goal) in [("p50", relay_p50, p50, goals[0]), ("p99", relay_p99, p99, goals[1])] {
+                let what = format!("{name}, {part}");
                 let row = Row::compared(PART, what, "ms", base, subject).note(&note);
                 report.add(if goal.is_finite() { row.goal(Goal::AtMost(goal)) } else { row });
             }
             for (stage, mean, note) in Stages::read(&child.metrics()?).since(&before) {
-                let what = format!("{publish}, {rate} ticks/s, mean of an epoch's {stage}");
+                let what = format!("{name}, mean of an epoch's {stage}");
                 report.add(Row::value(PART, what, "ms", vec![mean]).note(note));
             }
         }

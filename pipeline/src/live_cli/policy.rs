@@ -236,7 +236,7 @@ pub(super) fn watch(config: &EtcdConfig, name: Option<&str>, json: bool) -> Resu
     std::thread::scope(|scope| {
         let watching = scope.spawn(|| {
             // Moved, so that the loop below ends with it.
-            let out = out;
+            let out = out.into();
             etcd::watch(config, from, &Answered::new(), &out, &stop)
         });
         for input in input {

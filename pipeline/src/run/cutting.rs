@@ -1,4 +1,7 @@
-//! The thread that cuts: from the channels of the inputs to the engine.
+//! Cutting: from the channels of the inputs to the engine.
+//!
+//! It has a thread, which looks at them now and then, and whenever an input rings for it. A source that waits for its broker
+//! cuts what it has brought by itself ([`Cutters::cut`]): to wake another thread for that takes longer than to do it.
 
 use super::Shutdown;
 use super::standing::noted;
@@ -6,31 +9,133 @@ use crate::committer::{Note, wall_now};
 use crate::cutter::{Clock, Cut, Cutter};
 use crate::engine::{Engine, EngineError};
 use crate::explain::Desk;
-use crossbeam_channel::{Receiver, Sender, TryRecvError, never, select};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, never};
 use marea_model::live::Problem;
 use marea_model::time::{MILLI, now_ms};
 use marea_model::{ConfigUpdate, Nanos};
 use marea_sinks::Metrics;
 use marea_sinks::metrics::Stage;
 use marea_sources::{Gaps, Input, Lags};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, TryLockError};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 /// How often it is shown how far the source is behind.
 const LAGS_EVERY: Duration = Duration::from_secs(1);
-/// How often the wall clock cuts without input: timers fire this late at most.
-const WALL_TICK: Duration = Duration::from_millis(10);
-/// How often the event clock looks at what else may have happened.
-const EVENT_TICK: Duration = Duration::from_millis(50);
+/// How often it is cut without input: timers fire this late at most.
+const TICK: Duration = Duration::from_millis(10);
 /// With so many epochs before the slowest worker it has enough for its next round: what comes meanwhile shares an epoch,
 /// for each costs every thread on the way a wake-up …
 const ENOUGH: usize = 4;
 /// … and how often it is looked whether the worker has taken them.
 const LOOK: Duration = Duration::from_micros(200);
 
-/// The thread that cuts.
+/// Who cuts: one at a time, whoever comes first.
+#[derive(Clone, Default)]
+pub(super) struct Cutters(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    /// None before it has begun, and once it has ended.
+    cutting: Mutex<Option<Cutting>>,
+    /// There may be something that nobody has seen who cuts.
+    rung: AtomicBool,
+    /// Something was left for an instant later.
+    held: AtomicBool,
+    /// Nothing more comes, or it failed.
+    over: AtomicBool,
+    /// The one that looks now and then.
+    thread: OnceLock<Thread>,
+}
+
+impl Cutters {
+    /// Has the thread look at what there is.
+    pub(super) fn wake(&self) {
+        self.0.rung.store(true, Ordering::SeqCst);
+        self.unpark();
+    }
+
+    fn unpark(&self) {
+        if let Some(thread) = self.0.thread.get() {
+            thread.unpark();
+        }
+    }
+
+    /// Cuts what there is, on this thread. Blocks while the engine is full.
+    pub(super) fn cut(&self) {
+        let Shared { held, over, .. } = &*self.0;
+        let was_held = held.load(Ordering::SeqCst);
+        self.turn();
+        if !was_held && held.load(Ordering::SeqCst) || over.load(Ordering::SeqCst) {
+            self.unpark();
+        }
+    }
+
+    fn turn(&self) {
+        let Shared { cutting, rung, held, over, .. } = &*self.0;
+        rung.store(true, Ordering::SeqCst);
+        // Whoever has the lock sees the bell when it lets go.
+        while rung.load(Ordering::SeqCst) && !over.load(Ordering::SeqCst) {
+            let mut cutting = match cutting.try_lock() {
+                Ok(cutting) => cutting,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => return,
+            };
+            rung.store(false, Ordering::SeqCst);
+            let Some(cutting) = &mut *cutting else { return };
+            let turn = cutting.turn().unwrap_or_else(|error| {
+                cutting.shutdown.fail(error);
+                Turn::Over
+            });
+            held.store(turn == Turn::Held, Ordering::SeqCst);
+            over.store(turn == Turn::Over, Ordering::SeqCst);
+        }
+    }
+
+    /// The thread: until nothing more comes, or it is asked to stop; then lets the engine finish what was submitted.
+    pub(super) fn run(&self, cutting: Cutting, first: Vec<ConfigUpdate>) {
+        let shared = &*self.0;
+        // It runs once.
+        let _ = shared.thread.set(std::thread::current());
+        let shutdown = cutting.shutdown.clone();
+        let lock = || shared.cutting.lock().unwrap_or_else(PoisonError::into_inner);
+        lock().insert(cutting).begin(first);
+        loop {
+            self.turn();
+            if shutdown.is_stopped() || shared.over.load(Ordering::SeqCst) {
+                break;
+            }
+            std::thread::park_timeout(if shared.held.load(Ordering::SeqCst) { LOOK } else { TICK });
+        }
+        let cutting = lock().take();
+        if let Some(mut cutting) = cutting {
+            if let Err(error) = cutting.end() {
+                shutdown.fail(error);
+            }
+            // The committer ends when what was submitted has come out.
+            drop(cutting.engine.close());
+        }
+    }
+}
+
+/// What came of a turn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Turn {
+    /// All is cut.
+    Done,
+    /// Some is left for an instant later: the workers have enough to do.
+    Held,
+    /// Nothing more will come.
+    Over,
+}
+
+/// What cuts.
 pub(super) struct Cutting {
     pub(super) cutter: Cutter,
+    pub(super) inputs: Receiver<Input>,
+    /// Those of the live configuration.
+    pub(super) live: Receiver<Input>,
     pub(super) clock: Clock,
     pub(super) engine: Engine,
     pub(super) notes: Sender<Note>,
@@ -51,66 +156,39 @@ pub(super) struct Cutting {
 }
 
 impl Cutting {
-    pub(super) fn run(mut self, first: Vec<ConfigUpdate>, mut inputs: Receiver<Input>, mut live: Receiver<Input>) {
+    fn begin(&mut self, first: Vec<ConfigUpdate>) {
         match self.clock {
             Clock::Wall => self.push(Input::Config(first)),
             // Before the first record there is no time at which it could be judged.
             Clock::Event => self.first = Some(first),
         }
-        if let Err(error) = self.cut_all(&mut inputs, &mut live) {
-            self.shutdown.fail(error);
-        }
-        // Lets the engine finish what was submitted; then the committer ends.
-        drop(self.engine.close());
     }
 
-    fn cut_all(&mut self, inputs: &mut Receiver<Input>, live: &mut Receiver<Input>) -> Result<(), EngineError> {
-        let tick = match self.clock {
-            Clock::Wall => WALL_TICK,
-            Clock::Event => EVENT_TICK,
-        };
-        let (mut ended, mut held) = (false, false);
-        while !self.shutdown.is_stopped() {
-            let tick = if held { LOOK } else { tick };
-            select! {
-                recv(inputs) -> input => match input {
-                    Ok(input) => self.push(input),
-                    Err(_) => (*inputs, ended) = (never(), true),
-                },
-                recv(live) -> input => match input {
-                    Ok(input) => self.push(input),
-                    Err(_) => *live = never(),
-                },
-                default(tick) => self.note_gaps(),
+    /// Takes what there is, and cuts it.
+    fn turn(&mut self) -> Result<Turn, EngineError> {
+        loop {
+            if self.shutdown.is_stopped() {
+                return Ok(Turn::Over);
             }
-            while !self.cutter.ready() {
-                match inputs.try_recv() {
-                    Ok(input) => self.push(input),
-                    Err(TryRecvError::Empty) => break,
-                    Err(TryRecvError::Disconnected) => {
-                        (*inputs, ended) = (never(), true);
-                        break;
-                    }
-                }
-            }
+            self.note_gaps();
+            let ended = self.take();
             if self.cutter.is_replaying() {
                 let Some(cut) = self.cutter.restored() else {
                     if ended {
                         self.shutdown.fail("the source ended before it came to where the store stands");
+                        return Ok(Turn::Over);
                     }
-                    continue;
+                    return Ok(Turn::Done);
                 };
                 tracing::info!(ticks = cut.records().count(), "read again what had not sealed");
                 self.submit(cut)?;
             }
-            held = !ended && !self.cutter.is_drained() && !self.cutter.ready() && self.engine.waiting() >= ENOUGH;
-            if !held {
-                self.cut(|cutter| !cutter.ready())?;
+            if !ended && !self.cutter.is_drained() && !self.cutter.ready() && self.engine.waiting() >= ENOUGH {
+                return Ok(Turn::Held);
             }
+            self.cut(|cutter| !cutter.ready())?;
             self.show_lags();
-            // A source that ended since it was stopped, or broke, has not reached its end.
-            if ended && !self.shutdown.is_stopped() {
-                ended = false;
+            if ended {
                 self.push_first();
                 self.cut(Cutter::is_drained)?;
                 if self.clock == Clock::Event || self.until.is_some() {
@@ -118,10 +196,43 @@ impl Cutting {
                     self.submit(cut)?;
                 }
                 if self.end_when_finished {
+                    return Ok(Turn::Over);
+                }
+            }
+            if self.inputs.is_empty() && self.live.is_empty() {
+                return Ok(Turn::Done);
+            }
+        }
+    }
+
+    /// Takes what waits in the channels, until it is enough to be cut. Whether the source has ended, which is said once.
+    fn take(&mut self) -> bool {
+        loop {
+            match self.live.try_recv() {
+                Ok(input) => self.push(input),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => {
+                    self.live = never();
                     break;
                 }
             }
         }
+        while self.cutter.is_replaying() || !self.cutter.ready() {
+            match self.inputs.try_recv() {
+                Ok(input) => self.push(input),
+                Err(TryRecvError::Empty) => return false,
+                Err(TryRecvError::Disconnected) => {
+                    self.inputs = never();
+                    // A source that ended since it was stopped, or broke, has not reached its end.
+                    return !self.shutdown.is_stopped();
+                }
+            }
+        }
+        false
+    }
+
+    /// Cuts what was taken, and nothing else.
+    fn end(&mut self) -> Result<(), EngineError> {
         self.cut(Cutter::is_drained)?;
         match self.cutter.settle() {
             Some(cut) => self.submit(cut),

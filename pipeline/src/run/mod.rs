@@ -28,13 +28,13 @@ pub use source::{check_files, market, open_files};
 pub use standing::check_store;
 
 use crate::committer::{Committer, Outcome, wall_now};
-use crate::config::{Config, Publish};
+use crate::config::{Config, Publish, SourceKind};
 use crate::cutter::{Clock, Cutter, CutterConfig};
 use crate::dataflow::DataflowConfig;
 use crate::engine::{Early, Engine, EngineConfig};
 use crate::explain::Desk;
 use crossbeam_channel::{bounded, unbounded};
-use cutting::Cutting;
+use cutting::{Cutters, Cutting};
 use marea_model::codec::Decoder;
 use marea_model::cursor::Batch;
 use marea_model::time::SECOND;
@@ -45,7 +45,7 @@ use marea_sinks::{Feed, FeedConfig, Metrics};
 use marea_sources::etcd;
 use marea_sources::file::FileProgress;
 use marea_sources::synthetic::Synthetic;
-use marea_sources::{Input, Lags, Stop, live_file, message};
+use marea_sources::{Input, Lags, Sender, Stop, live_file, message};
 use source::{MAX_AHEAD, Prepared, Preparing};
 use standing::{Marks, Standing, noted, open_store, restoration};
 use std::net::{SocketAddr, TcpListener};
@@ -398,6 +398,8 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
     };
     let cutting = Cutting {
         cutter,
+        inputs,
+        live: live_in,
         clock: config.pipeline.clock,
         engine,
         notes: notes_out,
@@ -411,8 +413,22 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
         gaps,
         generation,
     };
+    let cutters = Cutters::default();
+    let ring = {
+        let cutters = cutters.clone();
+        move || cutters.wake()
+    };
+    let live_out = Sender::with_bell(live_out, ring.clone());
+    let out = match config.source.kind {
+        SourceKind::Kafka => {
+            let cutters = cutters.clone();
+            Sender::with_bell(out, move || cutters.cut())
+        }
+        // Those that read as fast as they can have better to do, and a connection lives on the thread of RabbitMQ.
+        _ => Sender::with_bell(out, ring),
+    };
     // The whole live configuration enters before the first record.
-    let cutter = spawn("cutter", move || cutting.run(first, inputs, live_in))?;
+    let cutter = spawn("cutter", move || cutters.run(cutting, first))?;
 
     let mut sources = vec![spawn("source", {
         let shutdown = shutdown.clone();

@@ -92,7 +92,7 @@ fn computed_anew(config: &Config, market: Synthetic, mut restoration: Restoratio
     let stop = Stop::new();
     let source = spawn("source", {
         let stop = stop.clone();
-        move || source(&out, &stop)
+        move || source(&out.into(), &stop)
     })?;
     let cut = replayed(&mut cutter, &inputs);
     stop.stop();

@@ -279,7 +279,7 @@ pub(crate) fn run_files(world: &World, history: &History, workers: usize, speed:
     }
     let (out, inputs) = crossbeam_channel::bounded(4);
     let files = file::open(&config, &decoder).expect("the files open");
-    let source = std::thread::spawn(move || files.run(&out, &Stop::new()));
+    let source = std::thread::spawn(move || files.run(&out.into(), &Stop::new()));
     while let Ok(input) = inputs.recv() {
         run.cutter.push(input, 0);
         if inputs.is_empty()

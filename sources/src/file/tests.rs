@@ -99,6 +99,7 @@ impl Sent {
 fn run(config: &FileConfig) -> Sent {
     let files = open(config, &decoder()).map_err(|e| format!("{e:?}")).unwrap();
     let (out, inputs) = crossbeam_channel::unbounded();
+    let out = Sender::from(out);
     let mut sent = Sent { result: files.run(&out, &Stop::new()).err(), ..Sent::default() };
     drop(out);
     for (i, input) in inputs.into_iter().enumerate() {
@@ -238,6 +239,7 @@ fn a_reject_is_sent_where_it_stands_in_its_file_however_many_there_are() {
     let files = [write("a.csv", "A"), write("b.csv", "B")];
     let config = FileConfig { accounts: Some(folder.write("accounts.jsonl", accounts.as_bytes())), ..of(&files) };
     let (out, inputs) = crossbeam_channel::unbounded();
+    let out = Sender::from(out);
     open(&config, &decoder()).ok().unwrap().run(&out, &Stop::new()).unwrap();
     let (mut reached, mut rejects, mut batches) = (BTreeMap::new(), 0, 0);
     for input in inputs.try_iter() {
@@ -268,6 +270,7 @@ fn unknown_fields_are_counted_of_one_file_and_of_several() {
     let b = folder.write("b.csv", &csv(&ticks("B", 20_000)));
     for files in [vec![a.clone()], vec![a, b]] {
         let (out, inputs) = crossbeam_channel::unbounded();
+        let out = Sender::from(out);
         open(&of(&files), &decoder()).ok().unwrap().run(&out, &Stop::new()).unwrap();
         let unknown = inputs.try_iter().map(|input| match input {
             Input::Batch(batch) => batch.unknown_fields,
@@ -398,6 +401,7 @@ fn progress_is_known_at_any_time() {
     assert_eq!((progress.rows_total(), progress.bytes_total()), (None, sizes));
     assert!((0.1..0.9).contains(&progress.fraction()), "the first rows are read when it is opened");
     let (out, _inputs) = crossbeam_channel::unbounded();
+    let out = Sender::from(out);
     both.run(&out, &Stop::new()).unwrap();
     assert_eq!(progress.rows_read(), 21_000);
     assert_eq!((progress.bytes_read(), progress.fraction()), (sizes, 1.0));
@@ -412,6 +416,7 @@ fn paced_records_come_at_their_time_and_a_stop_is_obeyed() {
     let config = FileConfig { speed: Speed::Times(10.0), ..of(&[folder.write("a.csv", &csv(&all))]) };
     let files = open(&config, &decoder()).ok().unwrap();
     let (out, inputs) = crossbeam_channel::bounded(4);
+    let out = Sender::from(out);
     let stop = Stop::new();
     let begun = Instant::now();
     std::thread::scope(|scope| {
@@ -449,6 +454,7 @@ fn what_was_committed_is_read_again_without_waiting() {
     let config = FileConfig { speed: Speed::Times(10.0), ..of(&[path, other]) };
     let files = open(&config, &decoder()).ok().unwrap().resumed(&resume);
     let (out, inputs) = crossbeam_channel::unbounded();
+    let out = Sender::from(out);
     let (stop, begun) = (Stop::new(), Instant::now());
     std::thread::scope(|scope| {
         let running = scope.spawn(|| files.run(&out, &stop));

@@ -4,7 +4,7 @@ use super::KafkaError;
 use super::config::KafkaConfig;
 use super::header;
 use super::state::{Bounds, Message, State, Stood};
-use crate::{Committed, Input, Lags, Sender, Stop, send, wall_now};
+use crate::{Committed, Input, Lags, Sender, Stop, send_all, wall_now};
 use marea_model::Nanos;
 use marea_model::cursor::Fingerprint;
 use rdkafka::client::ClientContext;
@@ -617,10 +617,8 @@ fn flow(readers: &mut [Reader], mut inputs: Vec<Input>, out: &Sender, stop: &Sto
                 Err(error) => wrong = wrong.or(Some(error)),
             }
         }
-        for input in inputs.drain(..) {
-            if send(out, stop, input).is_err() {
-                return Ok(());
-            }
+        if !inputs.is_empty() && send_all(out, stop, inputs.drain(..)).is_err() {
+            return Ok(());
         }
         if let Some(error) = wrong {
             return Err(error);

@@ -172,6 +172,7 @@ impl Running {
     fn with_room(config: KafkaConfig, resume: Vec<Resume>, room: usize) -> Self {
         assert_eq!(config.check(), Vec::<String>::new());
         let (out, input) = crossbeam_channel::bounded(room);
+        let out = marea_sources::Sender::from(out);
         let (stop, committed, lags) = (Stop::new(), Committed::default(), Lags::default());
         let kafka = open(config, decoder(), resume, committed.clone(), lags.clone()).unwrap();
         let gaps = kafka.gaps();

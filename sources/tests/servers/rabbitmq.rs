@@ -152,6 +152,7 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn new(config: RabbitConfig, resume: Vec<Resume>) -> Self {
         let (out, input) = crossbeam_channel::bounded(16);
+        let out = marea_sources::Sender::from(out);
         let (stop, committed, lags) = (Stop::new(), Committed::default(), Lags::default());
         let source = rabbitmq::open(config, decoder(), resume, committed.clone(), lags.clone()).unwrap();
         let thread = Some(std::thread::spawn({

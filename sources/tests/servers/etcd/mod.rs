@@ -119,6 +119,7 @@ fn a_watch_ends_when_nobody_listens() {
     let (_guard, ctl) = alone();
     let from = load(&ctl.config(), &Stop::new()).unwrap();
     let (out, input) = crossbeam_channel::bounded(1);
+    let out = marea_sources::Sender::from(out);
     drop(input);
     ctl.put("/echo/core/trading_enabled", "true");
     assert_eq!(watch(&ctl.config(), from, &Answered::new(), &out, &Stop::new()), Ok(()));

@@ -62,6 +62,7 @@ impl Watching {
 
     pub(super) fn from(config: &EtcdConfig, timing: Timing, from: Snapshot) -> Self {
         let (out, input) = crossbeam_channel::bounded(64);
+        let out = marea_sources::Sender::from(out);
         let (stop, answered, mut view) = (Stop::new(), Answered::new(), View::default());
         view.read(&from.updates());
         let thread = std::thread::spawn({

@@ -1,7 +1,9 @@
 //! In-process latency. Open loop: 10,000 ticks a second, and in each second 50 ms at 100,000; one worker, a desk like the
 //! demo's. The latency of a tick is the time from when it was *due to be sent* until its epoch has come out of the
-//! engine: a sender or a graph that falls behind shows (no coordinated omission). Epochs are cut as the pipeline cuts
-//! them. Ticks that change a verdict are also shown alone. Closed loop: one tick in, its epoch out, then the next.
+//! engine, to a thread that waits for it; or, as values leave that are published early, until it is closed, while the
+//! thread that commits comes every 20 ms. A sender or a graph that falls behind shows (no coordinated omission). Epochs are
+//! cut as the pipeline cuts them. Ticks that change a verdict are also shown alone. Closed loop: one tick in, its epoch out,
+//! then the next.
 
 use crate::Options;
 use crate::desk::Desk;
@@ -20,6 +22,8 @@ const CALM: u64 = 10_000;
 const BURST: u64 = 100_000;
 /// Of each second.
 const BURST_MS: u64 = 50;
+/// Between two commits where values are published early, as `pipeline/src/run` has it.
+const PACE: Duration = Duration::from_millis(20);
 /// What a sleep may overshoot; the rest of a wait is spun.
 const SPIN: Duration = Duration::from_micros(30);
 
@@ -50,6 +54,17 @@ pub(crate) fn wait_until(at: Instant) {
     while Instant::now() < at {
         std::hint::spin_loop();
     }
+}
+
+/// Which threads there are beside the worker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Wiring {
+    /// One sends, one cuts, one waits for epochs.
+    OwnThreads,
+    /// One sends and cuts, one waits for epochs.
+    SourceCuts,
+    /// One sends and cuts; what is closed is there, and one takes it away now and then.
+    Early,
 }
 
 /// Microseconds of all ticks, and of those that changed a verdict.
@@ -92,12 +107,18 @@ impl Schedule {
     }
 
     /// Reads what comes out until the last tick has.
-    fn read(&self, desk: &Desk, outputs: &Receiver<ClosedEpoch>) -> anyhow::Result<Latencies> {
+    fn read(&self, desk: &Desk, outputs: &Receiver<ClosedEpoch>, wiring: Wiring) -> anyhow::Result<Latencies> {
         let mut seen = Latencies::default();
         let mut next = 0;
         while next < self.count {
+            if wiring == Wiring::Early && outputs.is_empty() {
+                std::thread::sleep(PACE);
+            }
             let closed = outputs.recv_timeout(Duration::from_secs(30))?;
-            let now = self.start.elapsed();
+            let now = match wiring {
+                Wiring::Early => closed.closed_at.saturating_duration_since(self.start),
+                _ => self.start.elapsed(),
+            };
             let Some(upper) = upper(&closed, desk.partition) else { continue };
             let upper = upper.saturating_sub(self.first).min(self.count);
             let mut changed: Vec<Symbol> = Vec::new();
@@ -126,12 +147,15 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> anyhow::Result<()> 
     let seconds = if options.quick { 2 } else { options.seconds };
     // Sleeps end when they should; where that is not allowed they end 50 µs later.
     let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1_000));
-    for own_thread in [true, false] {
-        let (name, thread) = match own_thread {
-            true => ("source and cutter on their own threads", "as files and RabbitMQ are wired"),
-            false => ("the source's thread cuts", "as Kafka is wired"),
+    for wiring in [Wiring::OwnThreads, Wiring::SourceCuts, Wiring::Early] {
+        let (name, thread) = match wiring {
+            Wiring::OwnThreads => ("source and cutter on their own threads", "as files and RabbitMQ are wired"),
+            Wiring::SourceCuts => ("the source's thread cuts", "as Kafka is wired"),
+            Wiring::Early => {
+                ("the source's thread cuts, until closed", "as Kafka is wired where values are published early")
+            }
         };
-        let seen = open_loop(seconds, own_thread)?;
+        let seen = open_loop(seconds, wiring)?;
         anyhow::ensure!(!seen.verdicts.is_empty(), "no tick has changed a verdict: the desk is not what it should be");
         let note = format!("{} ticks, largest epoch {}, {thread}", seen.all.len(), seen.largest);
         add(report, &format!("open loop, {name}"), &seen.all, &note, true);
@@ -177,14 +201,14 @@ pub(crate) fn ready() -> anyhow::Result<(Desk, Session, Receiver<ClosedEpoch>, u
     Ok((desk, session, outputs, first))
 }
 
-fn open_loop(seconds: u64, own_thread: bool) -> anyhow::Result<Latencies> {
+fn open_loop(seconds: u64, wiring: Wiring) -> anyhow::Result<Latencies> {
     let (desk, mut session, outputs, first) = ready()?;
     let start = Instant::now() + Duration::from_millis(100);
     let wall = wall_now() + 100_000_000;
     let schedule = Schedule { start, wall, first, count: ticks_in(seconds) };
     let (desk, schedule, session) = (&desk, &schedule, &mut session);
     std::thread::scope(|scope| {
-        if own_thread {
+        if wiring == Wiring::OwnThreads {
             let (out, queued) = inputs();
             scope.spawn(move || session.serve(&queued));
             scope.spawn(move || schedule.send(desk, |input| Ok(out.send(input)?)));
@@ -196,7 +220,7 @@ fn open_loop(seconds: u64, own_thread: bool) -> anyhow::Result<Latencies> {
                 })
             });
         }
-        schedule.read(desk, &outputs)
+        schedule.read(desk, &outputs, wiring)
     })
 }
 

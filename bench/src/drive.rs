@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, unbounded};
 use marea::committer::wall_now;
 use marea::cutter::{Clock, Cutter, CutterConfig};
 use marea::dataflow::DataflowConfig;
-use marea::engine::{Engine, EngineConfig, EngineError};
+use marea::engine::{Early, Engine, EngineConfig, EngineError};
 use marea_model::codec::arrow::{RowsAre, decode_batch};
 use marea_model::codec::{Decoded, Decoder};
 use marea_model::cursor::Batch;
@@ -25,8 +25,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Batches that wait for the cutter, and how often the wall clock cuts without input: as in `pipeline/src/run.rs`.
+/// Batches that wait for the cutter, how many epochs are enough for a worker, and how often the wall clock cuts without
+/// input: as in `pipeline/src/run`.
 const BATCHES: usize = 8;
+const ENOUGH: usize = 4;
 const WALL_TICK: Duration = Duration::from_millis(10);
 
 /// What a graph is built from.
@@ -135,12 +137,17 @@ pub(crate) struct Session {
 impl Session {
     /// Starts the workers. The receiver ends when the session is dropped and drained.
     pub(crate) fn start(setup: &Setup) -> anyhow::Result<(Session, Receiver<ClosedEpoch>)> {
+        Session::start_with(setup, None)
+    }
+
+    /// The same, with somebody who has closed epochs first.
+    pub(crate) fn start_with(setup: &Setup, early: Option<Early>) -> anyhow::Result<(Session, Receiver<ClosedEpoch>)> {
         let dataflow = DataflowConfig {
             timeframes: setup.timeframes.clone(),
             indicators: setup.indicators.clone(),
             instruments: setup.instruments.clone(),
         };
-        let mut engine = Engine::start(&EngineConfig { workers: setup.workers, dataflow })?;
+        let mut engine = Engine::start_watched(&EngineConfig { workers: setup.workers, dataflow }, |_| (), early)?;
         let outputs = engine.take_outputs();
         let cutter = Cutter::new(CutterConfig {
             clock: setup.clock,
@@ -166,6 +173,11 @@ impl Session {
     /// Cuts and submits all that is pending.
     pub(crate) fn cut_all(&mut self) -> Result<(), EngineError> {
         if self.cutter.is_drained() { Ok(()) } else { self.cut_until(Cutter::is_drained) }
+    }
+
+    /// Cuts and submits all that is pending, unless the worker has enough for its next round: as the pipeline does.
+    pub(crate) fn cut_unless_busy(&mut self) -> Result<(), EngineError> {
+        if self.engine.waiting() >= ENOUGH { self.cut_full() } else { self.cut_all() }
     }
 
     /// Cuts at least once, until `enough`, or until nothing is left to cut.

@@ -72,7 +72,7 @@ struct Market {
 
 impl Market {
     fn new() -> anyhow::Result<Market> {
-        let (desk, session, outputs, next) = ready()?;
+        let (desk, session, outputs, next) = ready(false)?;
         Ok(Market { desk, session, outputs, next })
     }
 

@@ -12,6 +12,7 @@ use crate::measure::quantile;
 use crate::report::{Goal, Report, Row};
 use crossbeam_channel::Receiver;
 use marea::committer::wall_now;
+use marea::engine::Early;
 use marea_model::output::ClosedEpoch;
 use marea_model::time::SECOND;
 use marea_model::{Nanos, Symbol};
@@ -24,6 +25,8 @@ const BURST: u64 = 100_000;
 const BURST_MS: u64 = 50;
 /// Between two commits where values are published early, as `pipeline/src/run` has it.
 const PACE: Duration = Duration::from_millis(20);
+/// Epochs that are committed together, at most.
+const TRANSACTION: usize = 256;
 /// What a sleep may overshoot; the rest of a wait is spun.
 const SPIN: Duration = Duration::from_micros(30);
 
@@ -65,6 +68,14 @@ enum Wiring {
     SourceCuts,
     /// One sends and cuts; what is closed is there, and one takes it away now and then.
     Early,
+}
+
+/// Lets time pass between two commits, unless a transaction is full before.
+fn wait_for(outputs: &Receiver<ClosedEpoch>) {
+    let began = Instant::now();
+    while began.elapsed() < PACE && outputs.len() < TRANSACTION {
+        std::thread::sleep(PACE / 4);
+    }
 }
 
 /// Microseconds of all ticks, and of those that changed a verdict.
@@ -112,7 +123,7 @@ impl Schedule {
         let mut next = 0;
         while next < self.count {
             if wiring == Wiring::Early && outputs.is_empty() {
-                std::thread::sleep(PACE);
+                wait_for(outputs);
             }
             let closed = outputs.recv_timeout(Duration::from_secs(30))?;
             let now = match wiring {
@@ -181,10 +192,11 @@ fn add(report: &mut Report, what: &str, latencies: &[f64], note: &str, goals: bo
 }
 
 /// A desk that is ready: history of two hours up to now, all of which has come out.
-pub(crate) fn ready() -> anyhow::Result<(Desk, Session, Receiver<ClosedEpoch>, u64)> {
+pub(crate) fn ready(early: bool) -> anyhow::Result<(Desk, Session, Receiver<ClosedEpoch>, u64)> {
     let now = wall_now();
     let desk = Desk::new(6, (now - 7200 * SECOND) / (60 * SECOND) * 60 * SECOND, 600 * SECOND)?;
-    let (mut session, outputs) = Session::start(&desk.setup)?;
+    let early = early.then(|| Box::new(|_: &ClosedEpoch| ()) as Early);
+    let (mut session, outputs) = Session::start_with(&desk.setup, early)?;
     let first = std::thread::scope(|scope| {
         let preparing = scope.spawn(|| desk.prepare(&mut session, now));
         let mut ready = None;
@@ -202,7 +214,7 @@ pub(crate) fn ready() -> anyhow::Result<(Desk, Session, Receiver<ClosedEpoch>, u
 }
 
 fn open_loop(seconds: u64, wiring: Wiring) -> anyhow::Result<Latencies> {
-    let (desk, mut session, outputs, first) = ready()?;
+    let (desk, mut session, outputs, first) = ready(wiring == Wiring::Early)?;
     let start = Instant::now() + Duration::from_millis(100);
     let wall = wall_now() + 100_000_000;
     let schedule = Schedule { start, wall, first, count: ticks_in(seconds) };
@@ -213,11 +225,12 @@ fn open_loop(seconds: u64, wiring: Wiring) -> anyhow::Result<Latencies> {
             scope.spawn(move || session.serve(&queued));
             scope.spawn(move || schedule.send(desk, |input| Ok(out.send(input)?)));
         } else {
-            scope.spawn(move || {
+            scope.spawn(move || -> anyhow::Result<()> {
                 schedule.send(desk, |input| {
                     session.push(input);
-                    Ok(session.cut_all()?)
-                })
+                    Ok(session.cut_unless_busy()?)
+                })?;
+                Ok(session.cut_all()?)
             });
         }
         schedule.read(desk, &outputs, wiring)
@@ -225,7 +238,7 @@ fn open_loop(seconds: u64, wiring: Wiring) -> anyhow::Result<Latencies> {
 }
 
 fn closed_loop(count: u64) -> anyhow::Result<Vec<f64>> {
-    let (desk, mut session, outputs, first) = ready()?;
+    let (desk, mut session, outputs, first) = ready(false)?;
     let mut seen = Vec::with_capacity(count as usize);
     for i in first..first + count {
         let input = batch(desk.partition, [desk.record(i, wall_now())], i + 1, false);

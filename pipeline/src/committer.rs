@@ -31,6 +31,8 @@ use tokio::runtime::Runtime;
 const EMPTY_EVERY: Duration = Duration::from_secs(1);
 /// The most epochs in a transaction …
 const MAX_EPOCHS: usize = 256;
+/// How often it is looked whether there are so many, where commits are paced.
+const LOOK: Duration = Duration::from_millis(5);
 /// … and about how many changes.
 const MAX_CHANGES: usize = 50_000;
 /// The first and the longest wait before a commit is tried again.
@@ -133,7 +135,7 @@ impl Committer {
         let mut last_commit = Instant::now();
         let mut way = Way::default();
         loop {
-            std::thread::sleep(self.every.saturating_sub(last_commit.elapsed()));
+            self.pace(outputs, last_commit);
             let ended = self.gather(outputs, &mut pending, &mut way, EMPTY_EVERY.saturating_sub(last_commit.elapsed()));
             let idle = pending.iter().all(|epoch| size(epoch) == 0 && epoch.dead.is_empty());
             if !pending.is_empty() && (ended || !idle || last_commit.elapsed() >= EMPTY_EVERY) {
@@ -170,6 +172,17 @@ impl Committer {
             runtime.block_on(store.close())?;
         }
         Ok(outcome)
+    }
+
+    /// Lets time pass since the last commit, unless a transaction is full before.
+    fn pace(&self, outputs: &Receiver<ClosedEpoch>, last_commit: Instant) {
+        while outputs.len() < MAX_EPOCHS {
+            let left = self.every.saturating_sub(last_commit.elapsed());
+            if left.is_zero() {
+                break;
+            }
+            std::thread::sleep(left.min(LOOK));
+        }
     }
 
     /// Takes the state as it was computed once more, and compares it with what stands. Whether there was one: else the

@@ -603,7 +603,7 @@ impl Cutter {
                 let end = ticks.run(row).0.min(to);
                 let (first, last) = (ticks.cursor(row), ticks.cursor(end - 1));
                 cut.moved(last.partition, last.offset + 1);
-                let greatest = ticks.event_times()[row..end].iter().max().copied().unwrap_or(Nanos::MIN);
+                let greatest = ticks.time_span(row..end).1;
                 let close = self.config.timeframes.first().map_or(greatest, |base| base.close_time(greatest));
                 self.tracks.entry(first.partition).or_default().extend(first.offset, close);
                 row = end;
@@ -648,10 +648,8 @@ impl Cutter {
 
     /// Which of these rows of a partition are late; the others are cut.
     fn judge(&mut self, partition: usize, ticks: &Arc<Ticks>, rows: Range<usize>, cut: &mut Cut) {
-        let times = &ticks.event_times()[rows.clone()];
         let is_all_ticks = ticks.all_trades() || ticks.kinds()[rows.clone()].iter().all(|kind| *kind != RowKind::Edit);
-        let (least, greatest) =
-            times.iter().fold((Nanos::MAX, Nanos::MIN), |(a, b), time| (a.min(*time), b.max(*time)));
+        let (least, greatest) = ticks.time_span(rows.clone());
         // What is sealed by the last of them, at most: the watermark is never after the greatest of its partition.
         let reached = self.partitions[partition].greatest.map_or(greatest, |was| was.max(greatest));
         let sealed = self.progress.sealed_through.max(reached.saturating_sub(self.config.lateness));
@@ -661,7 +659,7 @@ impl Cutter {
         }
         let mut from = rows.start;
         for row in rows.clone() {
-            let (time, kind) = (ticks.event_times()[row], ticks.kinds()[row]);
+            let (time, kind) = (ticks.event_times()[row], ticks.kind(row));
             if kind == RowKind::Edit && ticks.is_amend(row) {
                 cut.amends.push(ticks.tick(row));
                 continue;

@@ -10,6 +10,7 @@
 //!
 //! Text becomes fixed-point exactly or not at all; a double becomes decimal by its shortest round-trip.
 
+use fearless_simd::{Level, Simd as _, dispatch};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::cmp::Ordering;
 use std::fmt;
@@ -195,6 +196,9 @@ impl Powers<'_> {
     }
 }
 
+/// 1.5 · 2^52: adding it leaves the nearest whole number in a double's lowest bits, as long as that is below 2^51.
+const MAGIC: f64 = 6_755_399_441_055_744.0;
+
 /// What [`fixed_from_f64`] says of each value, where that takes one multiplication and one division; −1 elsewhere.
 ///
 /// Why it is the same: let r be whole, |r| < 10^15 and r / 10^s, rounded to a double, equal x. r and 10^s (s ≤ 22) are
@@ -202,8 +206,6 @@ impl Powers<'_> {
 /// significant digits at most. No two such decimals have the same nearest double (DBL_DIG = 15), so r · 10^-s is the
 /// only one that reads as x, hence what x prints as in its shortest round-trip. How r was found does not matter.
 pub(crate) fn fixed_from_f64s(values: &[f64], powers: &Powers<'_>, to: &mut [i64]) {
-    // Adding 1.5 · 2^52 leaves the nearest whole number in a double's lowest bits, as long as it is below 2^51.
-    const MAGIC: f64 = 6_755_399_441_055_744.0;
     let fixed = |value: f64, power: f64| {
         let sum = value * power + MAGIC;
         let (rounded, units) = (sum - MAGIC, sum.to_bits().wrapping_sub(MAGIC.to_bits()) as i64);
@@ -220,6 +222,45 @@ pub(crate) fn fixed_from_f64s(values: &[f64], powers: &Powers<'_>, to: &mut [i64
             to.iter_mut().zip(pairs).for_each(|(to, (value, power))| *to = fixed(*value, *power));
         }
     }
+}
+
+/// The same, appended, of values all of which are plainly exact and positive. False if one is not: then what was appended
+/// means nothing.
+pub(crate) fn extend_from_f64s(to: &mut Vec<i64>, values: &[f64], powers: &Powers<'_>) -> bool {
+    extend_at(Level::new(), to, values, powers)
+}
+
+/// The bits are the same at every width of vectors: each operation is one of IEEE 754, and none are made into one.
+fn extend_at(level: Level, to: &mut Vec<i64>, values: &[f64], powers: &Powers<'_>) -> bool {
+    let before = to.len();
+    to.resize(before + values.len(), 0);
+    let to = &mut to[before..];
+    dispatch!(level, simd => simd.vectorize(#[inline(always)] || all_from_f64s(values, powers, to)))
+}
+
+#[inline(always)]
+fn all_from_f64s(values: &[f64], powers: &Powers<'_>, to: &mut [i64]) -> bool {
+    // 0 as long as each value is what its units divided by its power are; negative once units are not within 1 to
+    // 10^15 − 1. A sum outside 2^52 to 2^53, which does not have them in its lowest bits, makes units far outside.
+    let (mut differ, mut outside) = (0, 0);
+    let mut fixed = |to: &mut i64, value: f64, power: f64| {
+        let sum = value * power + MAGIC;
+        let units = sum.to_bits().wrapping_sub(MAGIC.to_bits()) as i64;
+        differ |= ((sum - MAGIC) / power).to_bits() ^ value.to_bits();
+        outside |= units.wrapping_sub(1) | 999_999_999_999_999_i64.wrapping_sub(units);
+        *to = units;
+    };
+    match powers {
+        Powers::One(scale) => {
+            let power = pow10(*scale) as f64;
+            to.iter_mut().zip(values).for_each(|(to, value)| fixed(to, *value, power));
+        }
+        Powers::Each(powers) => {
+            let pairs = values.iter().zip(*powers);
+            to.iter_mut().zip(pairs).for_each(|(to, (value, power))| fixed(to, *value, *power));
+        }
+    }
+    differ == 0 && outside >= 0
 }
 
 /// Prints a fixed-point integer without trailing zeros: `format_fixed(18190, 2)` is `181.9`.
@@ -426,6 +467,15 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Those of this machine.
+    fn levels() -> Vec<Level> {
+        let best = Level::new();
+        let mut levels = vec![best, Level::baseline()];
+        #[cfg(target_arch = "x86_64")]
+        levels.extend([best.as_sse4_2().map(Level::Sse4_2), best.as_avx2().map(Level::Avx2)].into_iter().flatten());
+        levels
+    }
+
     #[test]
     fn decimals_read_exactly_or_not_at_all() {
         let cases: &[(&str, u8, Result<i64, NumError>)] = &[
@@ -485,6 +535,15 @@ mod tests {
             let mut each = vec![7; values.len()];
             fixed_from_f64s(&values, &Powers::Each(&vec![pow10(scale) as f64; values.len()]), &mut each);
             prop_assert_eq!(&units, &each);
+            let all = units.iter().all(|units| *units > 0);
+            let powers = vec![pow10(scale) as f64; values.len()];
+            for level in levels() {
+                for powers in [Powers::One(scale), Powers::Each(&powers)] {
+                    let mut appended = vec![7];
+                    prop_assert_eq!(extend_at(level, &mut appended, &values, &powers), all);
+                    prop_assert!(!all || appended[0] == 7 && appended[1..] == units[..], "{:?} at {:?}", appended, level);
+                }
+            }
             for (value, units) in values.iter().zip(units) {
                 let by_text = parse_fixed(&format!("{value}"), scale);
                 prop_assert_eq!(fixed_from_f64(*value, scale), by_text, "{}", value);

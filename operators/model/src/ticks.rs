@@ -1,13 +1,13 @@
 //! Ticks in columns: what sources decode into, and what workers read.
 //!
-//! A row is 37 bytes (a quote 57, both more by 4 where there are quotes or edits): each column is one vector, so that a
-//! decoder fills it in one loop and the hot path reads only what it needs. Event times, seqs and codes may stand in the
-//! buffers that they were read into, where those hold nothing else. Symbols are codes into a dictionary of the batch; cursors are runs, since a source's
-//! offsets nearly always follow each other.
+//! A trade is 36 bytes; where there are quotes or edits each row is 41, and a quote 57. Each column is one vector, so
+//! that a decoder fills it in one loop and the hot path reads only what it needs. Event times, seqs and codes may stand
+//! in the buffers that they were read into, where those hold nothing else. Symbols are codes into a dictionary of the
+//! batch; cursors are runs, since a source's offsets nearly always follow each other.
 
 use crate::cursor::{Cursor, Record};
 use crate::name::Symbol;
-use crate::num::{Price, Size};
+use crate::num::{Powers, Price, SCALE, Size, extend_from_f64s};
 use crate::tick::{Event, Tick};
 use crate::time::Nanos;
 use arrow_array::{Int64Array, UInt32Array, UInt64Array};
@@ -74,6 +74,16 @@ pub(crate) struct Keys {
     pub(crate) seqs: UInt64Array,
     /// None: codes are not shared.
     pub(crate) codes: Option<UInt32Array>,
+    /// See [`rise`].
+    pub(crate) rise: bool,
+}
+
+/// Whether no time is before the one above it, or negative.
+pub(crate) fn rise(times: &[Nanos]) -> bool {
+    let later = times.get(1..).unwrap_or_default();
+    // Of numbers that are not negative no difference wraps around.
+    let signs = times.iter().zip(later).fold(0, |signs, (time, later)| signs | time | later.wrapping_sub(*time));
+    signs | times.last().copied().unwrap_or(0) >= 0
 }
 
 /// Ticks, in columns. At most 2^32 rows.
@@ -94,15 +104,18 @@ pub struct Ticks {
     codes: HashMap<Symbol, u32, BuildHasherDefault<AsItIs>>,
     pub(crate) symbol: Vec<u32>,
     event_time: Vec<Nanos>,
+    /// Whether an event time may be before the one above it.
+    falls: bool,
     seq: Vec<u64>,
     /// These where they stand in the buffers that they were read into.
     shared: Option<Keys>,
-    pub(crate) kind: Vec<RowKind>,
+    /// Empty while all rows are trades.
+    kind: Vec<RowKind>,
     /// A trade's price, a quote's bid.
     pub(crate) first: Vec<i64>,
     /// A trade's size, a quote's ask.
     pub(crate) second: Vec<i64>,
-    /// Where a quote's sizes or an edit's event stand; empty while all rows are trades.
+    /// Where a quote's sizes or an edit's event stand; likewise.
     pub(crate) aside: Vec<u32>,
     pub(crate) quote_sizes: Vec<(Size, Size)>,
     edits: Vec<Event>,
@@ -117,12 +130,12 @@ impl Ticks {
 
     /// Rows.
     pub fn len(&self) -> usize {
-        self.kind.len()
+        self.first.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.kind.is_empty()
+        self.first.is_empty()
     }
 
     /// Makes room for more rows.
@@ -133,7 +146,13 @@ impl Ticks {
         self.reserve_others(rows);
     }
 
-    /// The same, but for what these columns hold.
+    /// Makes room for more symbols.
+    pub(crate) fn reserve_symbols(&mut self, symbols: usize) {
+        self.symbols.reserve(symbols);
+        self.codes.reserve(symbols);
+    }
+
+    /// The same as [`Ticks::reserve`], but for what these columns hold.
     pub(crate) fn reserve_beside(&mut self, keys: &Keys) {
         if keys.codes.is_none() {
             self.symbol.reserve(keys.times.len());
@@ -142,13 +161,13 @@ impl Ticks {
     }
 
     fn reserve_others(&mut self, rows: usize) {
-        self.kind.reserve(rows);
         self.first.reserve(rows);
         self.second.reserve(rows);
     }
 
     /// These columns of the first rows, which were appended without.
     pub(crate) fn copy_keys(&mut self, keys: &Keys, rows: usize) {
+        self.falls |= !keys.rise;
         self.event_time.extend_from_slice(&keys.times.values()[..rows]);
         self.seq.extend_from_slice(&keys.seqs.values()[..rows]);
         if let Some(codes) = &keys.codes {
@@ -159,6 +178,7 @@ impl Ticks {
     /// The same of all rows, to be shared.
     pub(crate) fn share_keys(&mut self, keys: Keys) {
         debug_assert!(keys.times.values().len() == self.len() && keys.seqs.values().len() == self.len());
+        self.falls = !keys.rise;
         self.shared = Some(keys);
     }
 
@@ -175,6 +195,7 @@ impl Ticks {
         self.codes.clear();
         self.symbol.clear();
         self.event_time.clear();
+        self.falls = false;
         self.seq.clear();
         self.shared = None;
         self.kind.clear();
@@ -210,8 +231,8 @@ impl Ticks {
                 self.add_quote(code, event_time, seq, bid.0, ask.0, bid_size.0, ask_size.0);
             }
             edit => {
-                self.add(code, event_time, seq, RowKind::Edit, 0, 0);
-                self.set_aside(self.edits.len());
+                self.add(code, event_time, seq, 0, 0);
+                self.set_aside(RowKind::Edit, self.edits.len());
                 self.edits.push(edit);
             }
         }
@@ -219,8 +240,9 @@ impl Ticks {
 
     /// Appends a trade; where it comes from is still to be said.
     pub(crate) fn add_trade(&mut self, code: u32, event_time: Nanos, seq: u64, price: i64, size: i64) {
-        self.add(code, event_time, seq, RowKind::Trade, price, size);
-        if !self.aside.is_empty() {
+        self.add(code, event_time, seq, price, size);
+        if !self.all_trades() {
+            self.kind.push(RowKind::Trade);
             self.aside.push(0);
         }
     }
@@ -237,17 +259,17 @@ impl Ticks {
         bid_size: i64,
         ask_size: i64,
     ) {
-        self.add(code, event_time, seq, RowKind::Quote, bid, ask);
-        self.set_aside(self.quote_sizes.len());
+        self.add(code, event_time, seq, bid, ask);
+        self.set_aside(RowKind::Quote, self.quote_sizes.len());
         self.quote_sizes.push((Size(bid_size), Size(ask_size)));
     }
 
-    fn add(&mut self, code: u32, event_time: Nanos, seq: u64, kind: RowKind, first: i64, second: i64) {
+    fn add(&mut self, code: u32, event_time: Nanos, seq: u64, first: i64, second: i64) {
         self.unshare();
         self.symbol.push(code);
+        self.falls |= self.event_time.last().is_some_and(|last| event_time < *last);
         self.event_time.push(event_time);
         self.seq.push(seq);
-        self.kind.push(kind);
         self.first.push(first);
         self.second.push(second);
     }
@@ -258,21 +280,23 @@ impl Ticks {
         self.unshare();
         self.locate(first, before, n, Some(offsets));
         self.symbol.extend_from_slice(rows.symbols);
+        if let Some(time) = rows.times.first() {
+            self.falls |= self.event_time.last().is_some_and(|last| time < last) || !rise(rows.times);
+        }
         self.event_time.extend_from_slice(rows.times);
         self.seq.extend_from_slice(rows.seqs);
         self.first.extend_from_slice(rows.firsts);
         self.second.extend_from_slice(rows.seconds);
-        let Some(kinds) = rows.kinds else {
-            self.kind.resize(before + n, RowKind::Trade);
-            if !self.aside.is_empty() {
+        let kinds = rows.kinds.filter(|kinds| !self.all_trades() || kinds.contains(&RowKind::Quote));
+        let Some(kinds) = kinds else {
+            if !self.all_trades() {
+                self.kind.resize(before + n, RowKind::Trade);
                 self.aside.resize(before + n, 0);
             }
             return;
         };
+        self.kind.resize(before, RowKind::Trade);
         self.kind.extend_from_slice(kinds);
-        if self.aside.is_empty() && kinds.iter().all(|kind| *kind == RowKind::Trade) {
-            return;
-        }
         self.aside.resize(before, 0);
         for (i, kind) in kinds.iter().enumerate() {
             let quote = *kind == RowKind::Quote;
@@ -283,9 +307,33 @@ impl Ticks {
         }
     }
 
-    /// The last row, just pushed, has something aside.
-    fn set_aside(&mut self, at: usize) {
-        self.aside.resize(self.len() - 1, 0);
+    /// Appends plain trades, prices and sizes alone: the rest is to be shared. False, and nothing is appended, if one of
+    /// them is not plainly exact and positive.
+    pub(crate) fn append_trades(
+        &mut self,
+        first: Cursor,
+        offsets: bool,
+        (prices, powers): (&[f64], &Powers<'_>),
+        sizes: &[f64],
+    ) -> bool {
+        let before = self.len();
+        let are_plain = extend_from_f64s(&mut self.first, prices, powers)
+            && extend_from_f64s(&mut self.second, sizes, &Powers::One(SCALE));
+        if are_plain {
+            self.locate(first, before, prices.len(), Some(offsets));
+        } else {
+            self.first.truncate(before);
+            self.second.truncate(before);
+        }
+        are_plain
+    }
+
+    /// The last row, just pushed, is no trade, and has something aside.
+    fn set_aside(&mut self, kind: RowKind, at: usize) {
+        let before = self.len() - 1;
+        self.kind.resize(before, RowKind::Trade);
+        self.kind.push(kind);
+        self.aside.resize(before, 0);
         self.aside.push(at as u32);
     }
 
@@ -337,9 +385,24 @@ impl Ticks {
         self.shared.as_ref().map_or(&self.seq, |keys| keys.seqs.values())
     }
 
-    /// What each row is.
+    /// The least and the greatest event time of some rows: at once if those of the batch rise, else each is read. Of no
+    /// rows [`Nanos::MAX`] and [`Nanos::MIN`].
+    pub fn time_span(&self, rows: Range<usize>) -> (Nanos, Nanos) {
+        let times = &self.event_times()[rows];
+        match times {
+            [first, .., last] if !self.falls => (*first, *last),
+            _ => times.iter().fold((Nanos::MAX, Nanos::MIN), |(a, b), time| (a.min(*time), b.max(*time))),
+        }
+    }
+
+    /// What each row is; empty if [all are trades](Ticks::all_trades).
     pub fn kinds(&self) -> &[RowKind] {
         &self.kind
+    }
+
+    /// What a row is.
+    pub fn kind(&self, row: usize) -> RowKind {
+        if self.all_trades() { RowKind::Trade } else { self.kind[row] }
     }
 
     /// The price of each trade, the bid of each quote; 0 of an edit.
@@ -372,12 +435,12 @@ impl Ticks {
 
     /// Whether a row replaces a whole bar.
     pub fn is_amend(&self, row: usize) -> bool {
-        self.kind[row] == RowKind::Edit && matches!(self.edits[self.aside[row] as usize], Event::Amend(_))
+        self.kind(row) == RowKind::Edit && matches!(self.edits[self.aside[row] as usize], Event::Amend(_))
     }
 
     /// What a row says.
     pub fn event(&self, row: usize) -> Event {
-        match self.kind[row] {
+        match self.kind(row) {
             RowKind::Trade => Event::Trade { price: Price(self.first[row]), size: Size(self.second[row]) },
             RowKind::Quote => {
                 let (bid_size, ask_size) = self.quote_sizes(row);
@@ -494,13 +557,30 @@ mod tests {
                     offset += on;
                     let partition = Partition::new("p").unwrap();
                     let symbol = Symbol::new(["A", "B", "C"][usize::from(name)]).unwrap();
-                    let tick = Tick { symbol, event_time: offset as i64, seq: offset, event };
+                    let tick = Tick { symbol, event_time: offset as i64 - i64::from(row), seq: offset, event };
                     Record { cursor: Cursor { partition, offset, row }, tick }
                 })
                 .collect();
             let ticks: Ticks = records.iter().cloned().collect();
             prop_assert_eq!(ticks.all_trades(), records.iter().all(|r| r.tick.event.kind() == "trade"));
-            prop_assert_eq!(ticks.iter().collect::<Vec<_>>(), records);
+            prop_assert_eq!(ticks.iter().collect::<Vec<_>>(), &records[..]);
+            let times: Vec<Nanos> = records.iter().map(|r| r.tick.event_time).collect();
+            prop_assert!(!ticks.falls || !times.is_sorted());
+            for from in 0..=times.len() {
+                for to in from..=times.len() {
+                    let some = || times[from..to].iter().copied();
+                    let span = (some().min().unwrap_or(Nanos::MAX), some().max().unwrap_or(Nanos::MIN));
+                    prop_assert_eq!(ticks.time_span(from..to), span);
+                }
+            }
+        }
+
+        #[test]
+        fn times_rise_or_do_not(mut times in prop::collection::vec(prop_oneof![0..5_i64, any::<i64>()], 0..9), sorted: bool) {
+            if sorted {
+                times.sort_unstable();
+            }
+            prop_assert_eq!(rise(&times), times.is_sorted() && times.iter().all(|time| *time >= 0));
         }
     }
 

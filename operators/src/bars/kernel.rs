@@ -170,7 +170,8 @@ impl Bars {
         chosen: impl Iterator<Item = usize>,
     ) -> usize {
         let n = rows.len();
-        let (codes, kinds) = (&ticks.codes()[rows.clone()][..n], &ticks.kinds()[rows.clone()][..n]);
+        let codes = &ticks.codes()[rows.clone()][..n];
+        let kinds = if TRADES { &[] } else { &ticks.kinds()[rows.clone()][..n] };
         let (times, seqs) = (&ticks.event_times()[rows.clone()][..n], &ticks.seqs()[rows.clone()][..n]);
         let (firsts, seconds) = (&ticks.firsts()[rows.clone()][..n], &ticks.seconds()[rows.clone()][..n]);
         let numbers = Arc::clone(&self.numbers);
@@ -206,7 +207,7 @@ impl Bars {
         shared.retained.advance(ticks, row, &self.numbers);
         let key = Key { event_time: ticks.event_times()[row], seq: ticks.seqs()[row] };
         let (first, second) = (ticks.firsts()[row], ticks.seconds()[row]);
-        let outcome = match ticks.kinds()[row] {
+        let outcome = match ticks.kind(row) {
             RowKind::Quote => {
                 let (bid_size, ask_size) = ticks.quote_sizes(row);
                 symbol.quote(hot, shared, QuoteTick { key, bid: Price(first), ask: Price(second), bid_size, ask_size })

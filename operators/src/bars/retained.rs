@@ -5,7 +5,7 @@
 //! * A *piece* is a run of rows, numbered as they came. The rows of a symbol rise, in each piece and from piece to piece:
 //!   what did not come in order is not among them, but in the symbol's [`Log`](super::log::Log). A bucket remembers the
 //!   pieces that its rows stand in ([`Pieces`]), so that nothing is searched by time.
-//! * Memory: 37 bytes a trade of a batch, 36 in shared columns, and 2 where a piece is indexed. A piece goes when its
+//! * Memory: 36 bytes a trade of a batch or in shared columns, and 2 where a piece is indexed. A piece goes when its
 //!   greatest event time has sealed. So that one row cannot keep many, never more than twice the rows that are wanted,
 //!   and [`SLACK`], stay: then the oldest piece is given up, and what is still wanted of it moves to the logs.
 //! * Cost: a batch with so many rows in order is not copied at all; of others a row is copied once, and once more if its
@@ -320,7 +320,7 @@ impl Piece {
 
     fn bytes(&self) -> usize {
         let row = match &self.columns {
-            Columns::Batch { .. } => self.rows * 37,
+            Columns::Batch { .. } => self.rows * 36,
             Columns::Own(own) => own.times.capacity() * 36,
         };
         let of = |index: &Index| index.rows.capacity() * 2 + (index.symbols.capacity() + index.starts.capacity()) * 4;
@@ -452,8 +452,7 @@ impl Retained {
         let rows = self.reading.start..row;
         let Some(piece) = self.pieces.back_mut().filter(|_| !rows.is_empty()) else { return };
         self.reading.start = row;
-        let times = ticks.event_times()[rows.clone()].iter();
-        piece.greatest = times.fold(piece.greatest, |greatest, time| greatest.max(*time));
+        piece.greatest = piece.greatest.max(ticks.time_span(rows.clone()).1);
         let before = piece.rows;
         match &mut piece.columns {
             Columns::Batch { .. } => piece.rows += rows.len(),

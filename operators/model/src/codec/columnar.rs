@@ -8,7 +8,7 @@ use super::arrow::{Cells, Rows, RowsAre};
 use super::{Decoded, EARLIEST, Field, Kind, SymbolCache, Value};
 use crate::instrument::Instruments;
 use crate::num::{MAX_SCALE, Powers, SCALE, fixed_from_f64, fixed_from_f64s, pow10};
-use crate::ticks::{Keys, Plain, RowKind, Ticks};
+use crate::ticks::{Keys, Plain, RowKind, Ticks, rise};
 use crate::time::Nanos;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
@@ -20,6 +20,7 @@ use arrow_array::{
     StringViewArray, UInt32Array, UInt64Array,
 };
 use arrow_schema::DataType;
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -93,6 +94,7 @@ fn shareable(event_time: &dyn Array, seq: &dyn Array, symbol: &dyn Array) -> Opt
     }
     let codes = plain_keys(symbol).filter(|codes| fits(codes.values().inner().capacity(), 4));
     Some(Keys {
+        rise: rise(times),
         times: Int64Array::new(times.clone(), None),
         seqs: UInt64Array::new(seqs.values().clone(), None),
         codes,
@@ -163,12 +165,12 @@ impl<'a> Columnar<'a> {
     /// Decodes all rows, those that are not plain by the judge.
     pub(super) fn decode(mut self, rows: &mut Rows<'a>, out: &mut Decoded) {
         let latest = rows.decoder.latest(rows.receive_time);
-        let mut chunk = Chunk::new(self.times.len().min(CHUNK));
         let mut scales = Scales::default();
         let mut keys = self.keys.take().filter(|_| out.records.is_empty());
         if let Some(keys) = &mut keys
             && keys.codes.is_some()
         {
+            out.records.reserve_symbols(self.symbols.table.len());
             let mut find = finder(&rows.decoder.instruments, &mut scales, &mut out.symbols, &mut out.records);
             if !self.symbols.is_as_it_stands(&mut find) {
                 keys.codes = None;
@@ -178,9 +180,19 @@ impl<'a> Columnar<'a> {
             Some(keys) => out.records.reserve_beside(keys),
             None => out.records.reserve(self.times.len()),
         }
+        let mut chunk = None;
+        let straight = keys.as_ref().is_some_and(|keys| self.is_straight(keys, EARLIEST..=latest));
+        let mut powers = Vec::new();
         for start in (0..self.times.len()).step_by(CHUNK) {
             let range = start..self.times.len().min(start + CHUNK);
-            self.read(&rows.decoder.instruments, EARLIEST..=latest, &range, &mut chunk, &mut scales, out);
+            if straight
+                && let Some(keys) = &keys
+                && self.append_trades(rows, keys, &range, &scales, &mut powers, out)
+            {
+                continue;
+            }
+            let chunk = chunk.get_or_insert_with(|| Chunk::new(self.times.len().min(CHUNK)));
+            self.read(&rows.decoder.instruments, EARLIEST..=latest, &range, chunk, &mut scales, out);
             let n = range.len();
             let mut at = 0;
             while at < n {
@@ -189,10 +201,10 @@ impl<'a> Columnar<'a> {
                     if rows.ignores {
                         out.unknown_fields += (plain - at) as u64;
                     } else {
-                        out.unknown_fields += self.beside(&chunk, &range, at, plain);
+                        out.unknown_fields += self.beside([&chunk.trades, &chunk.quotes], &range, at..plain);
                     }
                     let cursor = rows.rows_are.cursor(rows.first, start + at);
-                    let mut part = self.part(&chunk, &range, at..plain);
+                    let mut part = self.part(chunk, &range, at..plain);
                     if let Some(keys) = &keys {
                         (part.times, part.seqs) = (&[], &[]);
                         if keys.codes.is_some() {
@@ -218,6 +230,57 @@ impl<'a> Columnar<'a> {
         }
     }
 
+    /// Whether all rows are trades, as far as these columns go, of times in this range: so that only their numbers are
+    /// to be read, and nothing but those.
+    fn is_straight(&mut self, keys: &Keys, times: std::ops::RangeInclusive<Nanos>) -> bool {
+        let Some(codes) = &keys.codes else { return false };
+        let (first, last) = (self.times.first().copied(), self.times.last().copied());
+        let ends = [first, last].map(|time| time.is_some_and(|time| times.contains(&time)));
+        // A code that is too great is one that is no code: below 2^31 as a difference, or above.
+        let names = self.symbols.table.len() as i32;
+        let known = |signs: i32, code: &u32| signs | *code as i32 | (names - 1).wrapping_sub(*code as i32);
+        keys.rise
+            && ends == [true; 2]
+            && self.present.is_empty()
+            && self.kinds.one().is_some_and(|text| Kind::named(&text) == Some(Kind::Trade))
+            && codes.values().iter().fold(0, known) >= 0
+            && [&self.price, &self.size].into_iter().all(|numbers| numbers.plain().is_some())
+    }
+
+    /// Appends a chunk of such rows, if their numbers are plain as well.
+    fn append_trades(
+        &self,
+        rows: &Rows<'a>,
+        keys: &Keys,
+        range: &Range<usize>,
+        scales: &Scales,
+        powers: &mut Vec<f64>,
+        out: &mut Decoded,
+    ) -> bool {
+        let (Some(prices), Some(sizes), Some(codes)) = (self.price.plain(), self.size.plain(), &keys.codes) else {
+            return false;
+        };
+        let price_powers = match scales.all {
+            Some(scale) => Powers::One(scale),
+            None => {
+                powers.clear();
+                powers.extend(codes.values()[range.clone()].iter().map(|code| pow10(scales.of(*code)) as f64));
+                Powers::Each(powers)
+            }
+        };
+        let cursor = rows.rows_are.cursor(rows.first, range.start);
+        let offsets = rows.rows_are == RowsAre::Offsets;
+        let prices = (&prices[range.clone()], &price_powers);
+        if !out.records.append_trades(cursor, offsets, prices, &sizes[range.clone()]) {
+            return false;
+        }
+        out.unknown_fields += match rows.ignores {
+            true => range.len() as u64,
+            false => self.beside([&[u64::MAX; WORDS], &[0; WORDS]], range, 0..range.len()),
+        };
+        true
+    }
+
     fn part<'b>(&'b self, chunk: &'b Chunk, range: &Range<usize>, rows: Range<usize>) -> Plain<'b> {
         let all = range.start + rows.start..range.start + rows.end;
         Plain {
@@ -235,16 +298,19 @@ impl<'a> Columnar<'a> {
         }
     }
 
-    /// How many of some plain rows of a chunk have values that they do not need.
-    fn beside(&self, chunk: &Chunk, range: &Range<usize>, start: usize, end: usize) -> u64 {
+    /// How many of some plain rows of a chunk, trades and quotes, have values that they do not need.
+    fn beside(&self, of_kinds: [&Bits; 2], range: &Range<usize>, rows: Range<usize>) -> u64 {
         let mut counted = [0; WORDS];
-        for (others, of_kind) in self.beside.iter().zip([&chunk.trades, &chunk.quotes]) {
+        for (others, of_kind) in self.beside.iter().zip(of_kinds) {
             for valid in others {
                 let valid = valid.as_ref().map_or([u64::MAX; WORDS], |valid| words(valid, range));
                 (0..WORDS).for_each(|i| counted[i] |= valid[i] & of_kind[i]);
             }
         }
-        (start..end).filter(|row| counted[row / 64] >> (row % 64) & 1 == 1).count() as u64
+        if counted == [0; WORDS] {
+            return 0;
+        }
+        rows.filter(|row| counted[row / 64] >> (row % 64) & 1 == 1).count() as u64
     }
 
     /// Reads a chunk, and marks the rows that are not plain.
@@ -616,6 +682,14 @@ impl<'a> Numbers<'a> {
         }
     }
 
+    /// The doubles that it is, if none is null.
+    fn plain(&self) -> Option<&'a [f64]> {
+        match self.values {
+            Values::Float64(values) if self.valid.is_none() => Some(values),
+            _ => None,
+        }
+    }
+
     /// A value as units by the exact conversion; none if that fails, or it is null.
     fn exact(&self, row: usize, scale: u8) -> Option<i64> {
         if self.valid.as_ref().is_some_and(|valid| !valid.value(row)) {
@@ -737,6 +811,22 @@ impl<'a> Codes<'a> {
         Some(Codes { texts, table, as_it_stands: false, slots })
     }
 
+    /// The text that all rows have, if it is known at once.
+    fn one(&self) -> Option<Cow<'_, str>> {
+        let Texts::Dictionary { array, keys, values } = &self.texts else { return None };
+        let key = match *keys {
+            DataType::Int8 => one_key::<Int8Type, _>(*array),
+            DataType::Int32 => one_key::<Int32Type, _>(*array),
+            DataType::UInt8 => one_key::<UInt8Type, _>(*array),
+            DataType::UInt32 => one_key::<UInt32Type, _>(*array),
+            _ => None,
+        };
+        match values.get(key.filter(|key| *key < self.table.len())?) {
+            Value::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
     /// Whether the keys of a dictionary, all of which are to be known, are the codes.
     fn is_as_it_stands(&mut self, find: &mut dyn FnMut(&str) -> u32) -> bool {
         let Texts::Dictionary { values, .. } = &self.texts else { return false };
@@ -829,6 +919,13 @@ fn read_plain_keys(array: &dyn Array, range: &Range<usize>, values: usize, to: &
     if to.iter().fold(0, |most, key| most.max(*key)) as usize >= values {
         to.iter_mut().filter(|key| **key as usize >= values).for_each(|key| *key = UNUSUAL);
     }
+}
+
+/// The key that all rows have.
+fn one_key<K: ArrowDictionaryKeyType<Native = N>, N: ArrowNativeTypeOp>(array: &dyn Array) -> Option<usize> {
+    let keys: &[N] = array.as_dictionary::<K>().keys().values();
+    let first = keys.first()?;
+    (!keys.iter().fold(false, |differs, key| differs | key.is_ne(*first))).then(|| first.as_usize())
 }
 
 fn read_keys<K: ArrowDictionaryKeyType<Native = N>, N: ArrowNativeTypeOp>(

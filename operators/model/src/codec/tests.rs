@@ -1191,6 +1191,59 @@ impl Anything {
         }
     }
 
+    /// Nearly always trades in order, with names in dictionaries.
+    fn trades(&mut self) -> RecordBatch {
+        fn keyed(keys: Vec<Option<i32>>, texts: &[&str]) -> ArrayRef {
+            let values = Arc::new(StringArray::from(texts.to_vec()));
+            Arc::new(DictionaryArray::new(PrimitiveArray::<types::Int32Type>::from(keys), values))
+        }
+        // One column in three has odd values.
+        let one_in = |this: &mut Self| if this.below(3) == 0 { this.odd } else { u64::MAX };
+        let names: &[&str] = match self.below(4) {
+            0 => &["AIG"],
+            1 => &["IBM", "AIG", "ibm"],
+            _ => &["IBM", "CL", "EURUSD", "AIG", "MSFT"],
+        };
+        let symbols = (0..self.rows).map(|_| Some(self.below(names.len() as u64) as i32)).collect();
+        let odd = one_in(self);
+        let kinds = (0..self.rows).map(|_| if self.below(odd) == 0 { self.one_of(&[None, Some(2)]) } else { Some(0) });
+        let kinds = kinds.collect();
+        let (mut time, odd) = (RECEIVED - SECOND, one_in(self));
+        let times = (0..self.rows).map(|_| {
+            let step = self.below(100) as i64;
+            time += if self.below(odd) == 0 { self.one_of(&[-500, 2 * SECOND]) } else { step };
+            time
+        });
+        let times = TimestampNanosecondArray::from_iter_values(times).with_timezone("UTC");
+        let rows = self.rows;
+        let mut number = || -> ArrayRef {
+            let values = [0.0, -1.5, 0.1 + 0.2, f64::NAN, 1e15, 123_456_789.25, 92_233_720_368.0, 1e300];
+            let odd = one_in(self);
+            let value = |_| match self.below(odd) {
+                0 => self.one_of(&values),
+                _ => (1 + self.below(100_000)) as f64 / 100.0,
+            };
+            Arc::new((0..rows).map(value).collect::<Float64Array>())
+        };
+        let (price, size) = (number(), number());
+        let mut columns: Vec<(&str, ArrayRef)> = vec![
+            ("event_time", Arc::new(times)),
+            ("seq", Arc::new((0..self.rows as u64).collect::<UInt64Array>())),
+            ("kind", keyed(kinds, &["trade", "", "quote"])),
+            ("symbol", keyed(symbols, names)),
+            ("price", price),
+            ("size", size),
+        ];
+        if self.below(3) == 0 {
+            let bids = (0..self.rows).map(|_| (self.below(3) == 0).then_some(1.0)).collect::<Float64Array>();
+            columns.push(("bid", Arc::new(bids)));
+        }
+        if self.below(8) == 0 {
+            columns.push(("venue", Arc::new(Int32Array::from(vec![1; self.rows]))));
+        }
+        batch(columns)
+    }
+
     fn batch(&mut self) -> RecordBatch {
         let kinds = self.one_of(&[&["trade"][..], &["quote"], &["trade", "quote"], &["trade", "trade", "quote"]]);
         let kinds =
@@ -1260,15 +1313,38 @@ proptest! {
             arrow::decode_by_row(&decoder, &batch, cursor, rows_are, RECEIVED, &mut by_row);
             cursor.row /= 2;
         }
-        for (left, right) in by_column.rejects.iter().zip(&by_row.rejects) {
-            prop_assert_eq!(left, right, "{}", String::from_utf8_lossy(&left.original));
-        }
-        prop_assert_eq!(by_column.rejects.len(), by_row.rejects.len());
-        prop_assert_eq!(by_column.unknown_fields, by_row.unknown_fields);
-        prop_assert_eq!(by_column.records.iter().collect::<Vec<_>>(), by_row.records.iter().collect::<Vec<_>>());
-        prop_assert_eq!(by_column.records.all_trades(), by_row.records.all_trades());
-        prop_assert_eq!(by_column.records.kinds(), by_row.records.kinds());
+        are_equal(&by_column, &by_row)?;
     }
+
+    #[test]
+    fn trades_in_order_are_decoded_like_rows(
+        random in 1_u64..,
+        odd in prop::sample::select(vec![10_u64, 1_000, 1_000_000]),
+        rows in prop_oneof![0_usize..70, 500_usize..1100],
+        offsets: bool,
+        ahead in prop::sample::select(vec![None, Some(0)]),
+    ) {
+        let batch = Anything { random, odd, rows }.trades();
+        let (mut by_column, mut by_row) = (Decoded::default(), Decoded::default());
+        let (decoder, rows_are) = (decoder(ahead), if offsets { RowsAre::Offsets } else { RowsAre::Rows });
+        arrow::decode_batch(&decoder, &batch, cursor(), rows_are, RECEIVED, &mut by_column);
+        arrow::decode_by_row(&decoder, &batch, cursor(), rows_are, RECEIVED, &mut by_row);
+        are_equal(&by_column, &by_row)?;
+    }
+}
+
+fn are_equal(by_column: &Decoded, by_row: &Decoded) -> Result<(), TestCaseError> {
+    for (left, right) in by_column.rejects.iter().zip(&by_row.rejects) {
+        prop_assert_eq!(left, right, "{}", String::from_utf8_lossy(&left.original));
+    }
+    prop_assert_eq!(by_column.rejects.len(), by_row.rejects.len());
+    prop_assert_eq!(by_column.unknown_fields, by_row.unknown_fields);
+    prop_assert_eq!(by_column.records.iter().collect::<Vec<_>>(), by_row.records.iter().collect::<Vec<_>>());
+    prop_assert_eq!(by_column.records.all_trades(), by_row.records.all_trades());
+    prop_assert_eq!(by_column.records.kinds(), by_row.records.kinds());
+    let all = 0..by_row.records.len();
+    prop_assert_eq!(by_column.records.time_span(all.clone()), by_row.records.time_span(all));
+    Ok(())
 }
 
 /// A CSV file of anything: mostly plain lines, with odd cells, odd ends and odd lines between them.

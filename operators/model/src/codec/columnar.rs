@@ -3,6 +3,9 @@
 //! It never judges. A few hundred rows at once are turned into the columns of [`Ticks`](crate::Ticks), every check that the judge
 //! would make is made on whole columns, and a row of which any check does not plainly hold is left to the judge. So
 //! what is accepted, what is rejected and in which words is the same as row by row; a property test holds it to that.
+//!
+//! A batch of trades in order, whose names are codes already, has even less to do: of it only the numbers are read, some
+//! hundred at once straight into their columns ([`Columnar::is_straight`]).
 
 use super::arrow::{Cells, Rows, RowsAre};
 use super::{Decoded, EARLIEST, Field, Kind, SymbolCache, Value};

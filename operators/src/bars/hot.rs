@@ -6,22 +6,32 @@ use super::bucket::{Bucket, UNTOUCHED, is_small};
 use super::log::{Key, Trade};
 use super::shared::Shared;
 use super::symbol::{SymbolState, is_jump};
-use marea_model::{Nanos, Price, PriceSource};
+use marea_model::{Nanos, Price, PriceSource, Size, Ticks};
+
+/// No row.
+const NONE: u32 = u32::MAX;
 
 /// Trades in order of one bucket, as one. All are small and fewer than 2^17, so that nothing overflows.
+#[repr(align(64))]
 pub(super) struct Hot {
-    /// The greatest key of all ticks of the symbol: what is greater is in order, and new.
-    pub(super) last: Key,
     /// Small trades in order before this belong to the newest bucket, and to what is added up here; `MIN` if nothing is.
     end: Nanos,
-    pub(super) open: i64,
     pub(super) high: i64,
     pub(super) low: i64,
-    pub(super) close: i64,
     pub(super) volume: u64,
-    pub(super) count: u32,
-    jumps: u32,
     pub(super) turnover: u128,
+    pub(super) count: u32,
+    /// The last trade, if it stands in this row of the batch that is being read: then `last` and `close` are those of a
+    /// trade before it. See [`Hot::settle`].
+    row: u32,
+    /// The last price is small and no less than this, by no more than `calm`; no two such prices are a jump apart.
+    from: i64,
+    calm: u64,
+    /// The greatest key of all ticks of the symbol: what is greater is in order, and new.
+    pub(super) last: Key,
+    pub(super) open: i64,
+    pub(super) close: i64,
+    jumps: u32,
     /// Whether it stands among the active symbols of this epoch.
     pub(super) active: bool,
 }
@@ -29,38 +39,79 @@ pub(super) struct Hot {
 impl Hot {
     pub(super) fn new() -> Self {
         Hot {
-            last: Key { event_time: Nanos::MIN, seq: 0 },
             end: Nanos::MIN,
-            open: 0,
             high: 0,
             low: 0,
-            close: 0,
             volume: 0,
-            count: 0,
-            jumps: 0,
             turnover: 0,
+            count: 0,
+            row: NONE,
+            from: 0,
+            calm: 0,
+            last: Key { event_time: Nanos::MIN, seq: 0 },
+            open: 0,
+            close: 0,
+            jumps: 0,
             active: false,
         }
     }
 
-    /// Whether a trade can simply be added.
+    /// Whether a trade of this event time, which is after all before it, can simply be added.
     #[inline]
-    pub(super) fn takes(&self, key: Key, price: i64, size: i64) -> bool {
-        key > self.last && key.event_time < self.end && is_small(price, size)
+    pub(super) fn takes(&self, event_time: Nanos, price: i64, size: i64) -> bool {
+        event_time < self.end && self.is_calm(price) && is_small(0, size)
     }
 
-    /// Adds a trade that it takes.
+    /// Adds a trade that it takes, of this row of the batch.
     #[inline]
-    pub(super) fn add(&mut self, key: Key, price: i64, size: i64) {
-        self.last = key;
-        // Small, so that this does not overflow.
-        self.jumps += u32::from((price - self.close).abs() * 100 > self.close * JUMP_PERCENT as i64);
+    pub(super) fn add(&mut self, row: usize, price: i64, size: i64) {
+        self.row = row as u32;
         self.high = self.high.max(price);
         self.low = self.low.min(price);
-        self.close = price;
         self.volume += size as u64;
         self.turnover += u128::from(price as u64) * u128::from(size as u64);
         self.count += 1;
+    }
+
+    /// Looks at a trade again: whether it could be added, since it is in order by its seq, or its price has moved.
+    /// It must have been settled.
+    #[inline]
+    pub(super) fn append(&mut self, row: usize, trade: Trade) -> bool {
+        let Trade { key, price: Price(price), size: Size(size) } = trade;
+        let takes = key > self.last && key.event_time < self.end && is_small(price, size);
+        if takes {
+            if !self.is_calm(price) {
+                self.jumps += u32::from(is_jump(Price(self.close), Price(price)));
+                self.calm_at(price);
+            }
+            self.add(row, price, size);
+        }
+        takes
+    }
+
+    /// Whether a price is small, and surely no jump.
+    #[inline]
+    fn is_calm(&self, price: i64) -> bool {
+        price.wrapping_sub(self.from) as u64 <= self.calm
+    }
+
+    /// Small prices within 1/22 of this one are calm: they are at most 1/10.5 of the lowest of them apart.
+    fn calm_at(&mut self, price: i64) {
+        const { assert!(JUMP_PERCENT == 10, "a 22nd to either side is right for a tenth") };
+        let around = price / 22;
+        let (from, to) = (price - around, price + around);
+        let to = if is_small(to, 0) { to } else { price };
+        (self.from, self.calm) = (from, (to - from) as u64);
+    }
+
+    /// Looks up the last trade.
+    #[inline]
+    pub(super) fn settle(&mut self, ticks: &Ticks) {
+        if self.row != NONE {
+            let row = std::mem::replace(&mut self.row, NONE) as usize;
+            self.last = Key { event_time: ticks.event_times()[row], seq: ticks.seqs()[row] };
+            self.close = ticks.firsts()[row];
+        }
     }
 }
 
@@ -101,10 +152,11 @@ impl SymbolState {
         hot.turnover = u128::from(price as u64) * u128::from(size);
         hot.count = 1;
         hot.jumps = u32::from(self.last_price.is_some_and(|last| is_jump(last, Price(price))));
+        hot.calm_at(price);
         true
     }
 
-    /// Puts what was added up into its bucket.
+    /// Puts what was added up into its bucket; it must have been settled.
     #[inline]
     pub(super) fn fold(&mut self, hot: &mut Hot, shared: &mut Shared) {
         hot.end = Nanos::MIN;
@@ -121,5 +173,23 @@ impl SymbolState {
         self.last_price = Some(Price(hot.close));
         hot.count = 0;
         self.appear(shared);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// So that none of them need be looked at.
+    #[test]
+    fn no_two_calm_prices_are_a_jump_apart_and_all_are_small() {
+        let mut hot = Hot::new();
+        for price in (0..2_000).chain((0..47).map(|bits| 1 << bits)).chain([(1 << 47) - 1]) {
+            hot.calm_at(price);
+            let (low, high) = (hot.from, hot.from + hot.calm as i64);
+            assert!(hot.is_calm(price) && !hot.is_calm(low - 1) && !hot.is_calm(high + 1), "{price}");
+            assert!(is_small(low, high), "{price}");
+            assert!(!is_jump(Price(low), Price(high)) && !is_jump(Price(high), Price(low)), "{price}");
+        }
     }
 }

@@ -28,6 +28,8 @@ pub struct Bars {
     numbers: Arc<[u32]>,
     /// Of the rows that are being read, those of this worker, where there are others.
     mine: Vec<u16>,
+    /// No row so far has a greater event time.
+    greatest: Nanos,
     /// Symbols with appended trades.
     active: Vec<u32>,
     pub(super) shared: Shared,
@@ -45,6 +47,7 @@ impl Bars {
             batch: None,
             numbers: Arc::from([]),
             mine: Vec::new(),
+            greatest: Nanos::MIN,
             active: Vec::new(),
             shared: Shared::new(instruments, base),
         }
@@ -136,73 +139,93 @@ impl Bars {
         for from in slice.rows.clone().step_by(MOST) {
             let rows = from..slice.rows.end.min(from + MOST);
             self.shared.retained.begin(&slice.ticks, rows.clone(), &self.numbers);
-            let passed = match slice.ticks.all_trades() {
+            let Read { passed, greatest } = match slice.ticks.all_trades() {
                 true => self.rows::<true>(&slice.ticks, rows.clone()),
                 false => self.rows::<false>(&slice.ticks, rows.clone()),
             };
             self.shared.retained.advance(&slice.ticks, rows.end, &self.numbers);
-            self.shared.retained.end(rows.len(), passed);
+            self.shared.retained.end(rows.len(), passed, greatest);
             for number in &self.active {
-                let number = *number as usize;
-                self.symbols[number].fold(&mut self.hot[number], &mut self.shared);
+                let (symbol, hot) = (&mut self.symbols[*number as usize], &mut self.hot[*number as usize]);
+                hot.settle(&slice.ticks);
+                symbol.fold(hot, &mut self.shared);
             }
         }
     }
 
-    /// Reads some rows; how many of them were more than trades in order.
-    fn rows<const TRADES: bool>(&mut self, ticks: &Ticks, rows: Range<usize>) -> usize {
+    /// Reads some rows.
+    fn rows<const TRADES: bool>(&mut self, ticks: &Ticks, rows: Range<usize>) -> Read {
         if self.peers == 1 {
             return self.chosen::<TRADES>(ticks, rows.clone(), 0..rows.len());
         }
         let mut mine = std::mem::take(&mut self.mine);
         choose(&mut mine, &ticks.codes()[rows.clone()], &self.numbers);
-        let passed = self.chosen::<TRADES>(ticks, rows, mine.iter().map(|row| usize::from(*row)));
+        let read = self.chosen::<TRADES>(ticks, rows, mine.iter().map(|row| usize::from(*row)));
         self.mine = mine;
-        passed
+        read
     }
 
     /// The same of some of the rows, all of which are of symbols that this worker owns.
-    #[inline]
+    #[inline(never)]
     fn chosen<const TRADES: bool>(
         &mut self,
         ticks: &Ticks,
         rows: Range<usize>,
         chosen: impl Iterator<Item = usize>,
-    ) -> usize {
+    ) -> Read {
         let n = rows.len();
         let codes = &ticks.codes()[rows.clone()][..n];
         let kinds = if TRADES { &[] } else { &ticks.kinds()[rows.clone()][..n] };
-        let (times, seqs) = (&ticks.event_times()[rows.clone()][..n], &ticks.seqs()[rows.clone()][..n]);
+        let times = &ticks.event_times()[rows.clone()][..n];
         let (firsts, seconds) = (&ticks.firsts()[rows.clone()][..n], &ticks.seconds()[rows.clone()][..n]);
-        let numbers = Arc::clone(&self.numbers);
-        let mut passed = 0;
+        let (numbers, mut read) = (Arc::clone(&self.numbers), Read { passed: 0, greatest: Nanos::MIN });
+        // Out of `self`, so that they are known to stay where they are.
+        let (mut all, mut greatest) = (std::mem::take(&mut self.hot), self.greatest);
+        let hots = all.as_mut_slice();
         for row in chosen {
             let number = numbers[codes[row] as usize];
-            let Some(hot) = self.hot.get_mut(number as usize) else { continue };
-            let key = Key { event_time: times[row], seq: seqs[row] };
-            let (first, second) = (firsts[row], seconds[row]);
-            let is_trade = TRADES || kinds[row] == RowKind::Trade;
-            if is_trade && hot.takes(key, first, second) {
-                hot.add(key, first, second);
-                continue;
+            let Some(hot) = hots.get_mut(number as usize) else { continue };
+            let (time, first, second) = (times[row], firsts[row], seconds[row]);
+            if (TRADES || kinds[row] == RowKind::Trade) && time > greatest && hot.takes(time, first, second) {
+                hot.add(rows.start + row, first, second);
+                greatest = time;
+            } else {
+                read.passed += usize::from(!self.judge(ticks, rows.start + row, number, hot));
+                greatest = greatest.max(time);
+                read.greatest = read.greatest.max(time);
             }
-            let trade = Trade { key, price: Price(first), size: Size(second) };
-            if is_trade && self.symbols[number as usize].open(hot, &mut self.shared, trade) {
+        }
+        if greatest > self.greatest {
+            (self.greatest, read.greatest) = (greatest, greatest);
+        }
+        self.hot = all;
+        read
+    }
+
+    /// A row that may be more than a trade in order. Whether it is none.
+    #[inline(never)]
+    fn judge(&mut self, ticks: &Ticks, row: usize, number: u32, hot: &mut Hot) -> bool {
+        hot.settle(ticks);
+        if ticks.kind(row) == RowKind::Trade {
+            let key = Key { event_time: ticks.event_times()[row], seq: ticks.seqs()[row] };
+            let trade = Trade { key, price: Price(ticks.firsts()[row]), size: Size(ticks.seconds()[row]) };
+            if hot.append(row, trade) {
+                return true;
+            }
+            if self.symbols[number as usize].open(hot, &mut self.shared, trade) {
                 if !std::mem::replace(&mut hot.active, true) {
                     self.active.push(number);
                 }
-            } else {
-                passed += 1;
-                self.row(ticks, rows.start + row, number);
+                return true;
             }
         }
-        passed
+        self.row(ticks, row, number, hot);
+        false
     }
 
     /// A row that is not just a trade in order.
-    #[inline(never)]
-    fn row(&mut self, ticks: &Ticks, row: usize, number: u32) {
-        let (symbol, hot) = (&mut self.symbols[number as usize], &mut self.hot[number as usize]);
+    fn row(&mut self, ticks: &Ticks, row: usize, number: u32, hot: &mut Hot) {
+        let symbol = &mut self.symbols[number as usize];
         let shared = &mut self.shared;
         shared.retained.advance(ticks, row, &self.numbers);
         let key = Key { event_time: ticks.event_times()[row], seq: ticks.seqs()[row] };
@@ -307,6 +330,14 @@ impl Bars {
         dead.sort_unstable();
         BarsOutput { bars, quotes, dead, counts: std::mem::take(&mut shared.counts) }
     }
+}
+
+/// What some rows were.
+struct Read {
+    /// How many were more than trades in order.
+    passed: usize,
+    /// Their greatest event time.
+    greatest: Nanos,
 }
 
 /// The rows of symbols that this worker owns. Whose the next row is cannot be guessed, hence without a branch.

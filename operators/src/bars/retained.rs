@@ -452,7 +452,6 @@ impl Retained {
         let rows = self.reading.start..row;
         let Some(piece) = self.pieces.back_mut().filter(|_| !rows.is_empty()) else { return };
         self.reading.start = row;
-        piece.greatest = piece.greatest.max(ticks.time_span(rows.clone()).1);
         let before = piece.rows;
         match &mut piece.columns {
             Columns::Batch { .. } => piece.rows += rows.len(),
@@ -475,8 +474,11 @@ impl Retained {
         }
     }
 
-    /// All rows have been read; so many of them were passed.
-    pub(super) fn end(&mut self, rows: usize, passed: usize) {
+    /// All rows have been read; so many of them were passed, and none was later than `greatest`.
+    pub(super) fn end(&mut self, rows: usize, passed: usize, greatest: Nanos) {
+        if let Some(piece) = self.pieces.back_mut() {
+            piece.greatest = piece.greatest.max(greatest);
+        }
         self.copies = passed * 16 > rows;
     }
 

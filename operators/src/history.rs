@@ -42,7 +42,8 @@ impl Packed {
     }
 
     fn body(&self, volume: i128, count: u64) -> BarBody {
-        let [open, high, low, close] = self.prices.map(Price);
+        let [open, high, low, close] = self.prices;
+        let (open, high, low, close) = (Price(open), Price(high), Price(low), Price(close));
         let turnover = i128::from(self.turnover[0]) | ((self.turnover[1] as i128) << 64);
         BarBody { open, high, low, close, volume, turnover, count }
     }

@@ -22,6 +22,7 @@ use crate::bars::{BarUpsert, SymbolIndex};
 use crate::history::History;
 use marea_model::{Bar, BarBody, Instruments, Nanos, Progress, Symbol, Timeframe};
 use serde::{Deserialize, Serialize};
+use std::borrow::Borrow;
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 use std::sync::Arc;
@@ -107,12 +108,10 @@ pub struct LevelChange {
 /// Which bars changed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum How {
-    /// From index `first` on, bars are new, or were open and have another body: then `replaced` is what stood there.
+    /// From index `first` on, bars are new; or the one at `first` was open and has another body.
     Tail {
         /// The length of the history, if no body changed.
         first: usize,
-        /// The old body of the bar at `first`.
-        replaced: Option<BarBody>,
     },
     /// These, in time order. Those that have closed are among them.
     Rewritten(Vec<BarChange>),
@@ -127,7 +126,7 @@ struct Level {
     overflown: BTreeSet<Nanos>,
     /// How many bars were closed at the epoch's start.
     closed: usize,
-    /// What happened at the end in this epoch: as in [`How::Tail`].
+    /// What happened at the end in this epoch: as in [`How::Tail`], and what stood at `first`.
     tail: Option<(usize, Option<BarBody>)>,
     /// Whether something else happened too; then `touched` has it all.
     rewritten: bool,
@@ -152,8 +151,8 @@ impl Level {
     }
 
     /// Puts a bar in, or takes it out. Whether that changed anything.
-    fn put(&mut self, open_time: Nanos, body: Option<BarBody>) -> bool {
-        if let (false, Some(body)) = (self.rewritten, &body) {
+    fn put(&mut self, open_time: Nanos, body: Option<&BarBody>) -> bool {
+        if let (false, Some(body)) = (self.rewritten, body) {
             let newest = self.history.len().wrapping_sub(1);
             match self.history.open_times().last() {
                 Some(last) if *last > open_time => {}
@@ -164,7 +163,9 @@ impl Level {
                             return false;
                         }
                         self.history.replace_last(body);
-                        self.tail.get_or_insert((newest, Some(old)));
+                        if self.tail.is_none() {
+                            self.tail = Some((newest, Some(old)));
+                        }
                         return true;
                     }
                 }
@@ -176,11 +177,11 @@ impl Level {
             }
         }
         let old = self.history.get(open_time);
-        if old == body {
+        if old.as_ref() == body {
             return false;
         }
         self.rewrite();
-        self.history.set(open_time, body);
+        self.history.set(open_time, body.copied());
         self.touched.push((open_time, old));
         true
     }
@@ -369,7 +370,7 @@ impl Rollup {
     /// timeframes rising.
     pub fn epoch(
         &mut self,
-        upserts: impl IntoIterator<Item = BarUpsert>,
+        upserts: impl IntoIterator<Item = impl Borrow<BarUpsert>>,
         progress: Option<Progress>,
     ) -> Vec<LevelChange> {
         let before = self.closed_through;
@@ -377,14 +378,14 @@ impl Rollup {
             self.closed_through = before.max(progress.closed_through);
         }
         for upsert in upserts {
-            self.upsert(upsert);
+            self.upsert(upsert.borrow());
         }
         self.fold();
         self.wake();
         self.changes(before)
     }
 
-    fn upsert(&mut self, upsert: BarUpsert) {
+    fn upsert(&mut self, upsert: &BarUpsert) {
         let number = self.index.number(upsert.symbol);
         if number == self.symbols.len() {
             let levels = self.timeframes.iter().map(|_| Level::new()).collect();
@@ -392,7 +393,8 @@ impl Rollup {
             self.symbols.push(SymbolBars { symbol: upsert.symbol, scale, levels, active: false });
         }
         let symbol = &mut self.symbols[number];
-        if symbol.levels[0].put(upsert.open_time, upsert.body) && !std::mem::replace(&mut symbol.active, true) {
+        if symbol.levels[0].put(upsert.open_time, upsert.body.as_ref()) && !std::mem::replace(&mut symbol.active, true)
+        {
             self.active.push(number as u32);
         }
     }
@@ -419,7 +421,7 @@ impl Rollup {
                     }
                     let folded = level.fold(children, open_time, close_time, changed);
                     if folded.is_ok() && (level.overflown.is_empty() || !level.overflown.remove(&open_time)) {
-                        level.put(open_time, folded.unwrap_or(None));
+                        level.put(open_time, folded.unwrap_or(None).as_ref());
                         continue;
                     }
                     // A bar that is left out, or fits again, decides about those above it whatever stood here.
@@ -499,8 +501,8 @@ impl Rollup {
                     level.rewritten = false;
                     How::Rewritten(rows)
                 } else {
-                    let (first, replaced) = level.tail.take().unwrap_or((times.len(), None));
-                    How::Tail { first, replaced }
+                    let first = level.tail.take().map_or(times.len(), |(first, _)| first);
+                    How::Tail { first }
                 };
                 level.closed = closed;
                 let (number, closed) = (number as usize, (was, closed));
@@ -558,22 +560,24 @@ mod tests {
         progress: Option<Progress>,
     ) -> Vec<BarChange> {
         let mut all = Vec::new();
+        let histories = |of: &SymbolBars| of.levels.iter().map(|level| level.history.clone()).collect();
+        let before: Vec<Vec<History>> = rollup.symbols.iter().map(histories).collect();
         for change in rollup.epoch(upserts, progress) {
             let LevelChange { symbol, timeframe, scale, closed, how, number, level } = change;
-            let (first, replaced) = match how {
+            let first = match how {
                 How::Rewritten(mut changes) => {
                     all.append(&mut changes);
                     continue;
                 }
-                How::Tail { first, replaced } => (first, replaced),
+                How::Tail { first } => first,
             };
             let history = rollup.history_at(number, level);
             for i in closed.0.min(first)..history.len() {
                 let body = history.body(i);
-                let old = if i < first { Some(body) } else { replaced.filter(|_| i == first) };
+                let open_time = history.open_times()[i];
+                let old = before.get(number).and_then(|levels| levels[level].get(open_time));
                 let (old, new) = (old.map(|body| (body, i < closed.0)), Some((body, i < closed.1)));
                 if old != new {
-                    let open_time = history.open_times()[i];
                     all.push(BarChange { symbol, timeframe, open_time, scale, old, new });
                 }
             }

@@ -266,18 +266,23 @@ impl SymbolState {
     }
     /// The bars that trades were appended to in this epoch, and nothing rare has happened to.
     pub(super) fn give_appended(&mut self, bars: &mut Vec<BarUpsert>) {
-        let Some((from, before)) = self.appended.take() else { return };
-        let newer = self.buckets.iter().rev().take_while(|bucket| bucket.open_time >= from).count();
-        for bucket in self.buckets.range(self.buckets.len() - newer..) {
+        let Some((from, before)) = &self.appended else { return };
+        let mut newer = self.buckets.len();
+        while newer > 0 && self.buckets[newer - 1].open_time >= *from {
+            newer -= 1;
+        }
+        while let Some(bucket) = self.buckets.get(newer) {
+            newer += 1;
             if bucket.touched != UNTOUCHED {
                 continue;
             }
             let (open_time, body) = (bucket.open_time, bucket.standing());
-            let before = if open_time == from { before } else { None };
-            if body != before {
+            let before = if open_time == *from { before } else { &None };
+            if body != *before {
                 bars.push(BarUpsert { symbol: self.symbol, open_time, body });
             }
         }
+        self.appended = None;
     }
     pub(super) fn tick(&self, key: Key, edit: Edit) -> Tick {
         Tick { symbol: self.symbol, event_time: key.event_time, seq: key.seq, event: edit.into() }

@@ -37,6 +37,7 @@ use marea_model::recommendation::{Contribution, DecisionBar};
 use marea_model::{
     Bar, ConfigUpdate, Delta, Instruments, LiveConfig, Output, Progress, Rows, Strategy, StrategyId, Symbol, Timeframe,
 };
+use std::borrow::Borrow;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -148,7 +149,7 @@ impl Scan {
     /// Takes an epoch's base bars, progress and configuration; gives what they changed, metrics only if asked for.
     pub fn epoch(
         &mut self,
-        bars: impl IntoIterator<Item = BarUpsert>,
+        bars: impl IntoIterator<Item = impl Borrow<BarUpsert>>,
         progress: Option<Progress>,
         config: &[ConfigUpdate],
         metrics: bool,
@@ -165,6 +166,8 @@ impl Scan {
         let changes = self.rollup.epoch(bars, progress);
         if are_many {
             self.make_room(&changes, &mut out);
+        } else {
+            out.rows.bars.reserve(changes.len());
         }
         for change in changes {
             self.change(&change, retracts, &mut out);
@@ -454,10 +457,10 @@ pub fn scan<'scope>(
         let (own, others) = (bars.take(), routed.as_ref().map(|routed| routed.take()).unwrap_or_default());
         let (progress, config, metrics) = (Some(feed.progress), &feed.config, feed.metrics);
         let out = match (own.as_slice(), others.as_slice()) {
-            ([own], []) => kernel.epoch(own.iter().copied(), progress, config, metrics),
+            ([own], []) => kernel.epoch(own.iter(), progress, config, metrics),
             (own, others) => {
                 let others = others.iter().map(|(_, bars)| bars);
-                let all = own.iter().map(Arc::as_ref).chain(others).flatten().copied();
+                let all = own.iter().map(Arc::as_ref).chain(others).flatten();
                 kernel.epoch(all.collect::<Vec<_>>(), progress, config, metrics)
             }
         };

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use proptest::strategy::Strategy as Generator;
 
 const BASE: Nanos = 60 * SECOND;
+const NO_BARS: [BarUpsert; 0] = [];
 
 fn settings() -> ScanConfig {
     let timeframes = vec![Timeframe::M1, Timeframe::M5];
@@ -132,7 +133,7 @@ fn check(minutes: i64, history: &[Step]) {
         let all: Vec<BarUpsert> =
             bars.iter().filter(|(_, b)| b.is_some()).map(|(at, body)| upsert(*at, *body)).collect();
         let tree: Vec<ConfigUpdate> = config.iter().map(|(id, json)| strategy(id, json)).collect();
-        expected.apply(fresh.epoch([], None, &tree, true));
+        expected.apply(fresh.epoch(NO_BARS, None, &tree, true));
         expected.apply(fresh.epoch(all, progress(closed), &[], true));
         assert_eq!(standing.rows, expected.rows, "rows after step {step}");
         assert_eq!(standing.contributions, expected.contributions, "contributions after step {step}");
@@ -172,7 +173,7 @@ fn deleting_a_month_at_the_tip_moves_the_trailing_window_back() {
     let (id, json) = STRATEGIES[1];
     let day = DAY / BASE;
     let bars: Vec<BarUpsert> = (0..200).map(|d| upsert(d * day, Some((10_000 + (d * 37) % 400, 20, 1)))).collect();
-    standing.apply(scan.epoch([], None, &[strategy(id, json)], true));
+    standing.apply(scan.epoch(NO_BARS, None, &[strategy(id, json)], true));
     for bar in &bars {
         standing.apply(scan.epoch([*bar], progress(bar.open_time / BASE + 1), &[], true));
     }
@@ -194,7 +195,7 @@ fn edits_far_back_find_their_way_through_thinned_checkpoints() {
         (0..9_000).map(|at| (at, Some((price(at), 15, 1 + at % 5)))).collect();
     let mut scan = Scan::new(settings()).unwrap();
     let mut standing = Standing::default();
-    standing.apply(scan.epoch([], None, &config, true));
+    standing.apply(scan.epoch(NO_BARS, None, &config, true));
     for first in (0..9_000).step_by(450) {
         let chunk = bars.range(first..first + 450).map(|(at, body)| upsert(*at, *body));
         standing.apply(scan.epoch(chunk, progress(first + 450), &[], true));
@@ -207,7 +208,7 @@ fn edits_far_back_find_their_way_through_thinned_checkpoints() {
     }
     let mut fresh = Scan::new(settings()).unwrap();
     let mut expected = Standing::default();
-    expected.apply(fresh.epoch([], None, &config, true));
+    expected.apply(fresh.epoch(NO_BARS, None, &config, true));
     let all = bars.iter().filter(|(_, body)| body.is_some()).map(|(at, body)| upsert(*at, *body));
     expected.apply(fresh.epoch(all, progress(9_000), &[], true));
     let differ = |key: &&Key| standing.rows.get(key) != expected.rows.get(key);
@@ -223,7 +224,7 @@ fn a_bar_that_comes_back_at_a_checkpoint_is_in_it() {
     let mut bars: BTreeMap<i64, Option<(i64, i64, i64)>> = (0..64).map(|at| (at, Some(price(at)))).collect();
     let mut scan = Scan::new(settings()).unwrap();
     let mut standing = Standing::default();
-    standing.apply(scan.epoch([], None, &config, true));
+    standing.apply(scan.epoch(NO_BARS, None, &config, true));
     standing.apply(scan.epoch(bars.iter().map(|(at, body)| upsert(*at, *body)), progress(64), &[], true));
     // The tip is deleted, its last bar comes back, the market goes on, and then an edit behind the checkpoint's time.
     let steps = [
@@ -238,7 +239,7 @@ fn a_bar_that_comes_back_at_a_checkpoint_is_in_it() {
         standing.apply(scan.epoch(upserts, progress(65), &[], true));
         let mut fresh = Scan::new(settings()).unwrap();
         let mut expected = Standing::default();
-        expected.apply(fresh.epoch([], None, &config, true));
+        expected.apply(fresh.epoch(NO_BARS, None, &config, true));
         let all = bars.iter().filter(|(_, body)| body.is_some()).map(|(at, body)| upsert(*at, *body));
         expected.apply(fresh.epoch(all, progress(65), &[], true));
         assert_eq!(standing.rows, expected.rows, "after step {step}");
@@ -257,7 +258,7 @@ fn a_symbol_met_by_a_bar_that_never_was_keeps_its_own_place() {
     scan.epoch([of("X", 0, None)], progress(1), &[], true);
     scan.epoch((0..8).map(|at| of("Y", at, Some(10_000 + at))), progress(8), &[], true);
     scan.epoch((0..8).map(|at| of("X", at, Some(10_000 + at))), progress(8), &[], true);
-    let out = scan.epoch([], None, &[strategy("cross", json)], true);
+    let out = scan.epoch(NO_BARS, None, &[strategy("cross", json)], true);
     let symbols: Vec<&str> = out.rows.metrics.iter().map(|row| row.symbol.as_str()).collect();
     assert_eq!(symbols, ["X", "X"]);
 }

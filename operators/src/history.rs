@@ -123,6 +123,7 @@ impl History {
     ///
     /// # Panics
     /// If there is none.
+    #[inline]
     pub fn body(&self, index: usize) -> BarBody {
         let packed = &self.blocks[index / BLOCK][index % BLOCK];
         match packed.volume {

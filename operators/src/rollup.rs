@@ -466,19 +466,23 @@ impl Rollup {
                 let length = timeframe.nanos();
                 let was = level.closed;
                 let times = level.history.open_times();
-                let closed = if level.rewritten {
-                    level.history.closed(length, self.closed_through)
-                } else {
-                    let newly = times[was..].iter();
-                    was + newly.take_while(|open| open.saturating_add(length) <= self.closed_through).count()
-                };
-                let due = times.get(closed).map_or(Nanos::MAX, |open| open.saturating_add(length));
-                if due != level.due {
-                    level.due = due;
-                    if due < Nanos::MAX {
-                        self.timers.push(Reverse((due, number, i as u32)));
+                // Where only the end has changed, what was due is still the first to close.
+                if level.rewritten || level.due <= self.closed_through || level.due == Nanos::MAX {
+                    level.closed = if level.rewritten {
+                        level.history.closed(length, self.closed_through)
+                    } else {
+                        let newly = times[was..].iter();
+                        was + newly.take_while(|open| open.saturating_add(length) <= self.closed_through).count()
+                    };
+                    let due = times.get(level.closed).map_or(Nanos::MAX, |open| open.saturating_add(length));
+                    if due != level.due {
+                        level.due = due;
+                        if due < Nanos::MAX {
+                            self.timers.push(Reverse((due, number, i as u32)));
+                        }
                     }
                 }
+                let closed = level.closed;
                 let (symbol, timeframe, scale) = (*symbol, *timeframe, *scale);
                 let how = if level.rewritten {
                     let from = level.history.closed(length, before);
@@ -504,7 +508,6 @@ impl Rollup {
                     let first = level.tail.take().map_or(times.len(), |(first, _)| first);
                     How::Tail { first }
                 };
-                level.closed = closed;
                 let (number, closed) = (number as usize, (was, closed));
                 changes.push(LevelChange { symbol, timeframe, scale, closed, how, number, level: i });
             }

@@ -106,12 +106,34 @@ impl Hot {
 
     /// Looks up the last trade.
     #[inline]
-    pub(super) fn settle(&mut self, ticks: &Ticks) {
+    pub(super) fn settle(&mut self, columns: &Columns<'_>) {
         if self.row != NONE {
             let row = std::mem::replace(&mut self.row, NONE) as usize;
-            self.last = Key { event_time: ticks.event_times()[row], seq: ticks.seqs()[row] };
-            self.close = ticks.firsts()[row];
+            let Trade { key, price, .. } = columns.trade(row);
+            (self.last, self.close) = (key, price.0);
         }
+    }
+}
+
+/// The columns of a batch that all trades have a place in.
+pub(super) struct Columns<'a> {
+    times: &'a [Nanos],
+    seqs: &'a [u64],
+    prices: &'a [i64],
+    sizes: &'a [i64],
+}
+
+impl<'a> Columns<'a> {
+    pub(super) fn of(ticks: &'a Ticks) -> Self {
+        let (times, seqs) = (ticks.event_times(), ticks.seqs());
+        Columns { times, seqs, prices: ticks.firsts(), sizes: ticks.seconds() }
+    }
+
+    /// The trade in a row.
+    #[inline]
+    pub(super) fn trade(&self, row: usize) -> Trade {
+        let key = Key { event_time: self.times[row], seq: self.seqs[row] };
+        Trade { key, price: Price(self.prices[row]), size: Size(self.sizes[row]) }
     }
 }
 

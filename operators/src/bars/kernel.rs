@@ -1,7 +1,7 @@
 //! The kernel: the loop over ticks, and what an epoch gives.
 
 use super::bucket::{Edit, UNTOUCHED};
-use super::hot::Hot;
+use super::hot::{Columns, Hot};
 use super::log::{Key, QuoteTick, Trade};
 use super::names::SymbolIndex;
 use super::retained::{MOST, NOT_MINE};
@@ -145,9 +145,10 @@ impl Bars {
             };
             self.shared.retained.advance(&slice.ticks, rows.end, &self.numbers);
             self.shared.retained.end(rows.len(), passed, greatest);
+            let columns = Columns::of(&slice.ticks);
             for number in &self.active {
                 let (symbol, hot) = (&mut self.symbols[*number as usize], &mut self.hot[*number as usize]);
-                hot.settle(&slice.ticks);
+                hot.settle(&columns);
                 symbol.fold(hot, &mut self.shared);
             }
         }
@@ -181,7 +182,7 @@ impl Bars {
         let (numbers, mut read) = (Arc::clone(&self.numbers), Read { passed: 0, greatest: Nanos::MIN });
         // Out of `self`, so that they are known to stay where they are.
         let (mut all, mut greatest) = (std::mem::take(&mut self.hot), self.greatest);
-        let hots = all.as_mut_slice();
+        let (hots, columns) = (all.as_mut_slice(), Columns::of(ticks));
         for row in chosen {
             let number = numbers[codes[row] as usize];
             let Some(hot) = hots.get_mut(number as usize) else { continue };
@@ -190,7 +191,12 @@ impl Bars {
                 hot.add(rows.start + row, first, second);
                 greatest = time;
             } else {
-                read.passed += usize::from(!self.judge(ticks, rows.start + row, number, hot));
+                hot.settle(&columns);
+                let is_trade = TRADES || kinds[row] == RowKind::Trade;
+                if !is_trade || !self.judge(rows.start + row, columns.trade(rows.start + row), number, hot) {
+                    self.row(ticks, rows.start + row, number, hot);
+                    read.passed += 1;
+                }
                 greatest = greatest.max(time);
                 read.greatest = read.greatest.max(time);
             }
@@ -202,28 +208,21 @@ impl Bars {
         read
     }
 
-    /// A row that may be more than a trade in order. Whether it is none.
+    /// Adds a trade that is in order after all: by its seq, in another bucket, or at a price that has moved. Whether it is.
     #[inline(never)]
-    fn judge(&mut self, ticks: &Ticks, row: usize, number: u32, hot: &mut Hot) -> bool {
-        hot.settle(ticks);
-        if ticks.kind(row) == RowKind::Trade {
-            let key = Key { event_time: ticks.event_times()[row], seq: ticks.seqs()[row] };
-            let trade = Trade { key, price: Price(ticks.firsts()[row]), size: Size(ticks.seconds()[row]) };
-            if hot.append(row, trade) {
-                return true;
-            }
-            if self.symbols[number as usize].open(hot, &mut self.shared, trade) {
-                if !std::mem::replace(&mut hot.active, true) {
-                    self.active.push(number);
-                }
-                return true;
-            }
+    fn judge(&mut self, row: usize, trade: Trade, number: u32, hot: &mut Hot) -> bool {
+        if hot.append(row, trade) {
+            return true;
         }
-        self.row(ticks, row, number, hot);
-        false
+        let begins = self.symbols[number as usize].open(hot, &mut self.shared, trade);
+        if begins && !std::mem::replace(&mut hot.active, true) {
+            self.active.push(number);
+        }
+        begins
     }
 
     /// A row that is not just a trade in order.
+    #[inline(never)]
     fn row(&mut self, ticks: &Ticks, row: usize, number: u32, hot: &mut Hot) {
         let symbol = &mut self.symbols[number as usize];
         let shared = &mut self.shared;

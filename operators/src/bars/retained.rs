@@ -476,9 +476,7 @@ impl Retained {
 
     /// All rows have been read; so many of them were passed, and none was later than `greatest`.
     pub(super) fn end(&mut self, rows: usize, passed: usize, greatest: Nanos) {
-        if let Some(piece) = self.pieces.back_mut() {
-            piece.greatest = piece.greatest.max(greatest);
-        }
+        self.pieces.back_mut().into_iter().for_each(|piece| piece.greatest = piece.greatest.max(greatest));
         self.copies = passed * 16 > rows;
     }
 

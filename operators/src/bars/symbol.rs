@@ -11,36 +11,37 @@ use marea_model::{BarBody, Event, Instruments, Nanos, Price, PriceSource, Reason
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// The state of one symbol.
+/// The state of one symbol. What an epoch of trades in order needs comes first, and together.
+#[repr(C, align(64))]
 pub(super) struct SymbolState {
     pub(super) number: u32,
-    pub(super) symbol: Symbol,
     pub(super) source: PriceSource,
     pub(super) scale: u8,
-    /// By open time.
-    pub(super) buckets: VecDeque<Bucket>,
-    /// Trades that did not come in order, or were not plain; the others are retained for all symbols.
-    pub(super) trades: Log<Trade>,
-    pub(super) quotes: Log<QuoteTick>,
-    /// From which bucket on trades were appended in this epoch, and what stood there before it. Later buckets are new.
-    pub(super) appended: Option<(Nanos, Option<BarBody>)>,
-    /// Busts and corrections of unsealed ticks, those without a target too.
-    pub(super) edits: BTreeMap<Key, Edits>,
-    /// The keys of `edits` that have no target yet.
-    pub(super) waiting: BTreeSet<Key>,
-    pub(super) amends: BTreeMap<Nanos, Amended>,
-    /// The open times of `amends` that have not sealed.
-    pub(super) unsealed_amends: BTreeSet<Nanos>,
-    pub(super) quote: Option<Quote>,
-    /// The price, as it came, of the greatest of the ticks that its bars are made of; after a restart, the close of its last
-    /// sealed bar.
-    pub(super) last_price: Option<Price>,
     /// Whether a record of it was ever accepted.
     pub(super) seen: bool,
     /// Whether it stands among the quoted symbols of this epoch.
     pub(super) quoted: bool,
+    pub(super) symbol: Symbol,
     /// The `sealed_through` at which it has something to do.
     pub(super) due: Nanos,
+    /// The price, as it came, of the greatest of the ticks that its bars are made of; after a restart, the close of its last
+    /// sealed bar.
+    pub(super) last_price: Option<Price>,
+    /// The keys of `edits` that have no target yet.
+    pub(super) waiting: BTreeSet<Key>,
+    /// By open time.
+    pub(super) buckets: VecDeque<Bucket>,
+    /// From which bucket on trades were appended in this epoch, and what stood there before it. Later buckets are new.
+    pub(super) appended: Option<(Nanos, Option<BarBody>)>,
+    /// Trades that did not come in order, or were not plain; the others are retained for all symbols.
+    pub(super) trades: Log<Trade>,
+    pub(super) quotes: Log<QuoteTick>,
+    /// Busts and corrections of unsealed ticks, those without a target too.
+    pub(super) edits: BTreeMap<Key, Edits>,
+    pub(super) amends: BTreeMap<Nanos, Amended>,
+    /// The open times of `amends` that have not sealed.
+    pub(super) unsealed_amends: BTreeSet<Nanos>,
+    pub(super) quote: Option<Quote>,
 }
 pub(super) fn is_jump(last: Price, price: Price) -> bool {
     let (last, moved) = (i128::from(last.0), i128::from(price.0) - i128::from(last.0));

@@ -409,8 +409,9 @@ fn give_bars(change: &LevelChange, history: &History, out: &mut ScanOutput) {
         let (open_time, body) = (history.open_times()[i], history.body(i));
         Bar { symbol, timeframe, open_time, body, scale, closed: i < closed.1 }
     };
-    out.rows.bars.extend((closed.0..closed.1.min(first)).map(bar));
-    out.rows.bars.extend((first..history.len()).map(bar));
+    for i in (closed.0..closed.1.min(first)).chain(first..history.len()) {
+        out.rows.bars.push(bar(i));
+    }
 }
 
 /// The closed bars that changed in another way than by being appended to those that were closed.

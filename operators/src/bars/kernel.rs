@@ -167,44 +167,33 @@ impl Bars {
     }
 
     /// The same of some of the rows, all of which are of symbols that this worker owns.
-    #[inline(never)]
     fn chosen<const TRADES: bool>(
         &mut self,
         ticks: &Ticks,
         rows: Range<usize>,
-        chosen: impl Iterator<Item = usize>,
+        mut chosen: impl Iterator<Item = usize>,
     ) -> Read {
-        let n = rows.len();
-        let codes = &ticks.codes()[rows.clone()][..n];
-        let kinds = if TRADES { &[] } else { &ticks.kinds()[rows.clone()][..n] };
-        let times = &ticks.event_times()[rows.clone()][..n];
-        let (firsts, seconds) = (&ticks.firsts()[rows.clone()][..n], &ticks.seconds()[rows.clone()][..n]);
-        let (numbers, mut read) = (Arc::clone(&self.numbers), Read { passed: 0, greatest: Nanos::MIN });
+        let numbers = Arc::clone(&self.numbers);
+        let (columns, part) = (Columns::of(ticks), Part::of(ticks, rows.clone(), &numbers));
         // Out of `self`, so that they are known to stay where they are.
-        let (mut all, mut greatest) = (std::mem::take(&mut self.hot), self.greatest);
-        let (hots, columns) = (all.as_mut_slice(), Columns::of(ticks));
-        for row in chosen {
-            let number = numbers[codes[row] as usize];
+        let (mut hots, mut greatest) = (std::mem::take(&mut self.hot), self.greatest);
+        let mut read = Read { passed: 0, greatest: Nanos::MIN };
+        while let Some(row) = part.add::<TRADES>(&mut hots, &mut chosen, &mut greatest) {
+            let number = numbers[part.codes[row] as usize];
             let Some(hot) = hots.get_mut(number as usize) else { continue };
-            let (time, first, second) = (times[row], firsts[row], seconds[row]);
-            if (TRADES || kinds[row] == RowKind::Trade) && time > greatest && hot.takes(time, first, second) {
-                hot.add(rows.start + row, first, second);
-                greatest = time;
-            } else {
-                hot.settle(&columns);
-                let is_trade = TRADES || kinds[row] == RowKind::Trade;
-                if !is_trade || !self.judge(rows.start + row, columns.trade(rows.start + row), number, hot) {
-                    self.row(ticks, rows.start + row, number, hot);
-                    read.passed += 1;
-                }
-                greatest = greatest.max(time);
-                read.greatest = read.greatest.max(time);
+            let (row, time) = (rows.start + row, part.times[row]);
+            hot.settle(&columns);
+            if ticks.kind(row) != RowKind::Trade || !self.judge(row, columns.trade(row), number, hot) {
+                self.row(ticks, row, number, hot);
+                read.passed += 1;
             }
+            greatest = greatest.max(time);
+            read.greatest = read.greatest.max(time);
         }
         if greatest > self.greatest {
             (self.greatest, read.greatest) = (greatest, greatest);
         }
-        self.hot = all;
+        self.hot = hots;
         read
     }
 
@@ -337,6 +326,61 @@ struct Read {
     passed: usize,
     /// Their greatest event time.
     greatest: Nanos,
+}
+
+/// What the loop over ticks reads of some rows.
+struct Part<'a> {
+    /// The first of them.
+    from: usize,
+    numbers: &'a [u32],
+    codes: &'a [u32],
+    /// Empty where all are trades.
+    kinds: &'a [RowKind],
+    times: &'a [Nanos],
+    firsts: &'a [i64],
+    seconds: &'a [i64],
+}
+
+impl<'a> Part<'a> {
+    fn of(ticks: &'a Ticks, rows: Range<usize>, numbers: &'a [u32]) -> Self {
+        Part {
+            from: rows.start,
+            numbers,
+            codes: &ticks.codes()[rows.clone()],
+            kinds: if ticks.all_trades() { &[] } else { &ticks.kinds()[rows.clone()] },
+            times: &ticks.event_times()[rows.clone()],
+            firsts: &ticks.firsts()[rows.clone()],
+            seconds: &ticks.seconds()[rows],
+        }
+    }
+
+    /// Adds trades that are after all rows before them and can simply be added. The first row that is not such a one.
+    /// A function of its own, so that all that it needs has a register.
+    #[inline(never)]
+    fn add<const TRADES: bool>(
+        &self,
+        hots: &mut [Hot],
+        rows: &mut impl Iterator<Item = usize>,
+        greatest: &mut Nanos,
+    ) -> Option<usize> {
+        let Part { from, numbers, codes, kinds, times, firsts, seconds } = *self;
+        let n = codes.len();
+        let (times, firsts, seconds) = (&times[..n], &firsts[..n], &seconds[..n]);
+        let mut last = *greatest;
+        let found = rows.find(|row| {
+            let row = *row;
+            let (time, first, second) = (times[row], firsts[row], seconds[row]);
+            let Some(hot) = hots.get_mut(numbers[codes[row] as usize] as usize) else { return true };
+            let adds = (TRADES || kinds[row] == RowKind::Trade) && time > last && hot.takes(time, first, second);
+            if adds {
+                hot.add(from + row, first, second);
+                last = time;
+            }
+            !adds
+        });
+        *greatest = last;
+        found
+    }
 }
 
 /// The rows of symbols that this worker owns. Whose the next row is cannot be guessed, hence without a branch.

@@ -30,6 +30,8 @@ use std::time::{Duration, Instant};
 const BATCHES: usize = 8;
 const ENOUGH: usize = 4;
 const WALL_TICK: Duration = Duration::from_millis(10);
+/// How often it is looked whether a worker that has enough has taken it.
+const LOOK: Duration = Duration::from_micros(200);
 
 /// What a graph is built from.
 #[derive(Clone)]
@@ -128,7 +130,7 @@ pub(crate) fn each_trade(
     Ok(count)
 }
 
-/// A cutter and an engine, wired as in `pipeline/src/run.rs`.
+/// A cutter and an engine, wired as in `pipeline/src/run`.
 pub(crate) struct Session {
     cutter: Cutter,
     engine: Engine,
@@ -207,7 +209,7 @@ impl Session {
     /// senders are gone.
     pub(crate) fn serve(&mut self, inputs: &Receiver<Input>) -> Result<(), EngineError> {
         loop {
-            match inputs.recv_timeout(WALL_TICK) {
+            match inputs.recv_timeout(if self.engine.waiting() >= ENOUGH { LOOK } else { WALL_TICK }) {
                 Ok(input) => self.push(input),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
@@ -216,7 +218,9 @@ impl Session {
                 let Ok(input) = inputs.try_recv() else { break };
                 self.push(input);
             }
-            self.cut_until(|cutter| !cutter.ready())?;
+            if self.engine.waiting() < ENOUGH || self.cutter.ready() {
+                self.cut_until(|cutter| !cutter.ready())?;
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! In-process latency. Open loop: 10,000 ticks a second, and in each second 50 ms at 100,000; one worker, a desk like the
 //! demo's. The latency of a tick is the time from when it was *due to be sent* until its epoch has come out of the
-//! engine, to a thread that waits for it; or, as values leave that are published early, until it is closed, while the
-//! thread that commits comes every 20 ms. A sender or a graph that falls behind shows (no coordinated omission). Epochs are
+//! engine, to a thread that waits for it; or until it is closed, from where values leave that are published early (to hand
+//! them over is not in it), while the thread that commits comes every 20 ms. A sender or a graph that falls behind shows (no coordinated omission). Epochs are
 //! cut as the pipeline cuts them. Ticks that change a verdict are also shown alone. Closed loop: one tick in, its epoch out,
 //! then the next.
 

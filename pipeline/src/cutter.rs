@@ -303,6 +303,11 @@ impl Cutter {
         self.replay.is_some()
     }
 
+    /// Whether all of it has been read, so that [`Cutter::restored`] gives it.
+    pub fn has_replayed(&self) -> bool {
+        self.replay.as_ref().is_some_and(|replay| replay.waiting.is_empty())
+    }
+
     /// The first cut of a cutter that goes on, once everything has been read: the last committed epoch, whole, in one.
     /// What comes of it stands already.
     pub fn restored(&mut self) -> Option<Cut> {

@@ -41,7 +41,7 @@ const ROUNDS: usize = 3;
 /// Closed epochs that wait for the committer, and cuts that wait to be closed …
 const CLOSED: usize = 64;
 /// … and as many more as some transactions take where they are published before their commit: it holds none of them up.
-const UNCOMMITTED: usize = 1024;
+const UNCOMMITTED: usize = 512;
 
 /// How long an idle worker looks again before it sleeps, leaving the core to whoever wants it.
 const WATCHFUL: Duration = Duration::from_micros(100);

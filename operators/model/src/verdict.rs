@@ -169,7 +169,8 @@ pub struct Verdict {
     /// When the block by windows ends, if one holds (the end of the union of windows that covers `now`).
     #[serde(with = "rfc3339_option")]
     pub blocked_until: Option<Nanos>,
-    /// `now` of the epoch in which this verdict was computed. Not part of the compared state.
+    /// `now` of the epoch in which this verdict was computed. Not part of the compared state: the store cuts
+    /// it out of the text, and compares the fields before it in their order.
     #[serde(with = "rfc3339")]
     pub as_of: Nanos,
 }

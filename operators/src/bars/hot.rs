@@ -21,8 +21,8 @@ pub(super) struct Hot {
     pub(super) volume: u64,
     pub(super) turnover: u128,
     pub(super) count: u32,
-    /// The last trade, if it stands in this row of the batch that is being read: then `last` and `close` are those of a
-    /// trade before it. See [`Hot::settle`].
+    /// The last trade, if it stands in this row of the batch that is being read: then the seq in `last` and `close` are
+    /// those of a trade before it. See [`Hot::settle`].
     row: u32,
     /// The last price is small and no less than this, by no more than `calm`; no two such prices are a jump apart.
     from: i64,
@@ -56,16 +56,17 @@ impl Hot {
         }
     }
 
-    /// Whether a trade of this event time, which is after all before it, can simply be added.
+    /// Whether a trade can simply be added, whatever its seq.
     #[inline]
     pub(super) fn takes(&self, event_time: Nanos, price: i64, size: i64) -> bool {
-        event_time < self.end && self.is_calm(price) && is_small(0, size)
+        event_time > self.last.event_time && event_time < self.end && self.is_calm(price) && is_small(0, size)
     }
 
     /// Adds a trade that it takes, of this row of the batch.
     #[inline]
-    pub(super) fn add(&mut self, row: usize, price: i64, size: i64) {
+    pub(super) fn add(&mut self, row: usize, event_time: Nanos, price: i64, size: i64) {
         self.row = row as u32;
+        self.last.event_time = event_time;
         self.high = self.high.max(price);
         self.low = self.low.min(price);
         self.volume += size as u64;
@@ -84,7 +85,7 @@ impl Hot {
                 self.jumps += u32::from(is_jump(Price(self.close), Price(price)));
                 self.calm_at(price);
             }
-            self.add(row, price, size);
+            self.add(row, key.event_time, price, size);
         }
         takes
     }

@@ -28,8 +28,6 @@ pub struct Bars {
     numbers: Arc<[u32]>,
     /// Of the rows that are being read, those of this worker, where there are others.
     mine: Vec<u16>,
-    /// No row so far has a greater event time.
-    greatest: Nanos,
     /// Symbols with appended trades.
     active: Vec<u32>,
     pub(super) shared: Shared,
@@ -47,7 +45,6 @@ impl Bars {
             batch: None,
             numbers: Arc::from([]),
             mine: Vec::new(),
-            greatest: Nanos::MIN,
             active: Vec::new(),
             shared: Shared::new(instruments, base),
         }
@@ -176,22 +173,19 @@ impl Bars {
         let numbers = Arc::clone(&self.numbers);
         let (columns, part) = (Columns::of(ticks), Part::of(ticks, rows.clone(), &numbers));
         // Out of `self`, so that they are known to stay where they are.
-        let (mut hots, mut greatest) = (std::mem::take(&mut self.hot), self.greatest);
+        let mut hots = std::mem::take(&mut self.hot);
         let mut read = Read { passed: 0, greatest: Nanos::MIN };
-        while let Some(row) = part.add::<TRADES>(&mut hots, &mut chosen, &mut greatest) {
+        while let Some(row) = part.add::<TRADES>(&mut hots, &mut chosen, &mut read.greatest) {
             let number = numbers[part.codes[row] as usize];
             let Some(hot) = hots.get_mut(number as usize) else { continue };
             let (row, time) = (rows.start + row, part.times[row]);
             hot.settle(&columns);
-            if ticks.kind(row) != RowKind::Trade || !self.judge(row, columns.trade(row), number, hot) {
+            if ticks.kind(row) == RowKind::Trade && self.judge(row, columns.trade(row), number, hot) {
+                read.greatest = read.greatest.max(time);
+            } else {
                 self.row(ticks, row, number, hot);
                 read.passed += 1;
             }
-            greatest = greatest.max(time);
-            read.greatest = read.greatest.max(time);
-        }
-        if greatest > self.greatest {
-            (self.greatest, read.greatest) = (greatest, greatest);
         }
         self.hot = hots;
         read
@@ -324,7 +318,7 @@ impl Bars {
 struct Read {
     /// How many were more than trades in order.
     passed: usize,
-    /// Their greatest event time.
+    /// The greatest event time of the others.
     greatest: Nanos,
 }
 
@@ -354,7 +348,7 @@ impl<'a> Part<'a> {
         }
     }
 
-    /// Adds trades that are after all rows before them and can simply be added. The first row that is not such a one.
+    /// Adds trades that can simply be added. The first row that is not such a one.
     /// A function of its own, so that all that it needs has a register.
     #[inline(never)]
     fn add<const TRADES: bool>(
@@ -366,19 +360,19 @@ impl<'a> Part<'a> {
         let Part { from, numbers, codes, kinds, times, firsts, seconds } = *self;
         let n = codes.len();
         let (times, firsts, seconds) = (&times[..n], &firsts[..n], &seconds[..n]);
-        let mut last = *greatest;
+        let mut latest = *greatest;
         let found = rows.find(|row| {
             let row = *row;
             let (time, first, second) = (times[row], firsts[row], seconds[row]);
             let Some(hot) = hots.get_mut(numbers[codes[row] as usize] as usize) else { return true };
-            let adds = (TRADES || kinds[row] == RowKind::Trade) && time > last && hot.takes(time, first, second);
+            let adds = (TRADES || kinds[row] == RowKind::Trade) && hot.takes(time, first, second);
             if adds {
-                hot.add(from + row, first, second);
-                last = time;
+                hot.add(from + row, time, first, second);
+                latest = latest.max(time);
             }
             !adds
         });
-        *greatest = last;
+        *greatest = latest;
         found
     }
 }

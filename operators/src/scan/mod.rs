@@ -216,7 +216,7 @@ impl Scan {
     fn make_room(&self, changes: &[LevelChange], out: &mut ScanOutput) {
         let (mut bars, mut values) = (0, (0, 0));
         for LevelChange { number, level, closed, how, .. } in changes {
-            if let How::Tail { first, .. } = how {
+            if let How::Tail { first } = how {
                 let length = self.rollup.history_at(*number, *level).len();
                 bars += length - first + (*first).min(closed.1).saturating_sub(closed.0);
             }
@@ -395,7 +395,7 @@ fn decisive(live: &LiveConfig, rollup: &Rollup, symbol: Symbol) -> Option<usize>
 fn give_bars(change: &LevelChange, history: &History, out: &mut ScanOutput) {
     let LevelChange { symbol, timeframe, scale, closed, .. } = *change;
     let first = match &change.how {
-        How::Tail { first, .. } => *first,
+        How::Tail { first } => *first,
         How::Rewritten(changes) => {
             for change in changes {
                 for (row, diff) in [(change.old_row(), -1), (change.new_row(), 1)] {

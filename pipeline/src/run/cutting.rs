@@ -64,33 +64,35 @@ impl Cutters {
 
     /// Cuts what there is, on this thread. Blocks while the engine is full.
     pub(super) fn cut(&self) {
-        let Shared { held, over, .. } = &*self.0;
-        let was_held = held.load(Ordering::SeqCst);
-        self.turn();
-        if !was_held && held.load(Ordering::SeqCst) || over.load(Ordering::SeqCst) {
+        if self.turn() {
             self.unpark();
         }
     }
 
-    fn turn(&self) {
+    /// Whether the thread has something to do sooner than it thinks.
+    fn turn(&self) -> bool {
         let Shared { cutting, rung, held, over, .. } = &*self.0;
         rung.store(true, Ordering::SeqCst);
-        // Whoever has the lock sees the bell when it lets go.
+        let mut sooner = false;
+        // Whoever has the lock sees the bell when it lets go; should it not, the thread does at its next look.
         while rung.load(Ordering::SeqCst) && !over.load(Ordering::SeqCst) {
             let mut cutting = match cutting.try_lock() {
                 Ok(cutting) => cutting,
                 Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-                Err(TryLockError::WouldBlock) => return,
+                Err(TryLockError::WouldBlock) => return sooner,
             };
             rung.store(false, Ordering::SeqCst);
-            let Some(cutting) = &mut *cutting else { return };
+            let Some(cutting) = &mut *cutting else { return sooner };
             let turn = cutting.turn().unwrap_or_else(|error| {
                 cutting.shutdown.fail(error);
+                cutting.failed = true;
                 Turn::Over
             });
-            held.store(turn == Turn::Held, Ordering::SeqCst);
+            let was_held = held.swap(turn == Turn::Held, Ordering::SeqCst);
             over.store(turn == Turn::Over, Ordering::SeqCst);
+            sooner |= turn == Turn::Over || turn == Turn::Held && !was_held;
         }
+        sooner
     }
 
     /// The thread: until nothing more comes, or it is asked to stop; then lets the engine finish what was submitted.
@@ -110,7 +112,10 @@ impl Cutters {
         }
         let cutting = lock().take();
         if let Some(mut cutting) = cutting {
-            if let Err(error) = cutting.end() {
+            // What one of several workers was not fed the others are not fed either.
+            if !cutting.failed
+                && let Err(error) = cutting.end()
+            {
                 shutdown.fail(error);
             }
             // The committer ends when what was submitted has come out.
@@ -151,6 +156,8 @@ pub(super) struct Cutting {
     pub(super) lags: (Lags, Metrics, Instant),
     /// What the source skips, to be noted.
     pub(super) gaps: Gaps,
+    /// Whether the engine refused a cut.
+    pub(super) failed: bool,
     /// Of this process, in the store.
     pub(super) generation: u64,
 }
@@ -217,7 +224,8 @@ impl Cutting {
                 }
             }
         }
-        while self.cutter.is_replaying() || !self.cutter.ready() {
+        // While it is read once more, all of it is wanted.
+        while self.cutter.is_replaying() && !self.cutter.has_replayed() || !self.cutter.ready() {
             match self.inputs.try_recv() {
                 Ok(input) => self.push(input),
                 Err(TryRecvError::Empty) => return false,

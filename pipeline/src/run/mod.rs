@@ -1,4 +1,4 @@
-//! The composition: sources, cutter, engine, committer and feed, each on threads of its own.
+//! The composition: sources, cutter, engine, committer and feed, each on threads of its own; only Kafka's source cuts by itself.
 //!
 //! ```text
 //!  source ──► channel ─┐                                        ┌► store
@@ -55,7 +55,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Batches that wait for the cutter.
 const BATCHES: usize = 8;
-/// The least time between two commits where whoever wants a value at once has it before: each costs the store, the worker
+/// The time between two commits, unless a transaction is full before, where whoever wants a value at once has it before: each costs the store, the worker
 /// and Redis a share of the cores that the next value needs.
 const PACE: Duration = Duration::from_millis(20);
 /// How often metrics are given: nothing waits for them, and there may be very many.
@@ -411,22 +411,20 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
         end_when_finished,
         lags: (lags, metrics, Instant::now()),
         gaps,
+        failed: false,
         generation,
     };
     let cutters = Cutters::default();
-    let ring = {
-        let cutters = cutters.clone();
-        move || cutters.wake()
-    };
-    let live_out = Sender::with_bell(live_out, ring.clone());
+    let live_out = Sender::with_bell(live_out, ring_of(&cutters));
     let out = match config.source.kind {
         SourceKind::Kafka => {
             let cutters = cutters.clone();
             Sender::with_bell(out, move || cutters.cut())
         }
         // Those that read as fast as they can have better to do, and a connection lives on the thread of RabbitMQ.
-        _ => Sender::with_bell(out, ring),
+        _ => Sender::with_bell(out, ring_of(&cutters)),
     };
+    let no_source = ring_of(&cutters);
     // The whole live configuration enters before the first record.
     let cutter = spawn("cutter", move || cutters.run(cutting, first))?;
 
@@ -436,6 +434,8 @@ pub fn start(plan: Plan) -> Result<Running, Failure> {
             if let Err(failure) = source(&out, &shutdown.stop) {
                 shutdown.end(failure);
             }
+            drop(out);
+            no_source();
         }
     })?];
     let stop = shutdown.stop.clone();
@@ -512,6 +512,12 @@ impl Running {
             (None, None) => Err(Failure::failed("nothing was committed")),
         }
     }
+}
+
+/// Has the thread that cuts look.
+fn ring_of(cutters: &Cutters) -> impl Fn() + Send + Sync + 'static {
+    let cutters = cutters.clone();
+    move || cutters.wake()
 }
 
 /// The first signal asks to stop; the second one does not wait.

@@ -235,7 +235,7 @@ impl<'a> Columnar<'a> {
 
     /// Whether all rows are trades, as far as these columns go, of times in this range: so that only their numbers are
     /// to be read, and nothing but those.
-    fn is_straight(&mut self, keys: &Keys, times: std::ops::RangeInclusive<Nanos>) -> bool {
+    fn is_straight(&self, keys: &Keys, times: std::ops::RangeInclusive<Nanos>) -> bool {
         let Some(codes) = &keys.codes else { return false };
         let (first, last) = (self.times.first().copied(), self.times.last().copied());
         let ends = [first, last].map(|time| time.is_some_and(|time| times.contains(&time)));

@@ -278,6 +278,12 @@ fn every_expression_gives_rows() {
     wait("all is stored", &|| {
         count("SELECT records_in FROM pipeline") >= records && count("SELECT count(*) FROM backtest_metrics") > 0
     });
+    wait("all is scraped again", &|| {
+        let seen = format!(
+            "sum(marea_ingest_records_total) >= {records} and sum(rate(marea_end_to_end_latency_seconds_count[1m])) > 0"
+        );
+        metrics.values(&seen).is_ok_and(|values| !values.is_empty())
+    });
 
     let (mut wrong, mut shown) = (Vec::new(), String::new());
     for (file, board) in dashboards() {

@@ -6,6 +6,7 @@ use crate::fixture::*;
 use marea_model::output::{Change, Key, MetricsWindow};
 use marea_model::{BlockReason, Nanos, Output};
 use marea_sinks::{Store, StoreError};
+use std::time::{Duration, Instant};
 
 on_both! {
     what_another_logic_computed_is_refused_compared_and_swapped,
@@ -45,13 +46,26 @@ async fn of_another_logic(place: &Place) {
     }
 }
 
+/// The store, once nobody has it: a child process that another test is starting has all open files, and their locks, until
+/// it has become its program.
+async fn to_rebuild(place: &Place) -> Store {
+    let began = Instant::now();
+    loop {
+        if let Some(store) = Store::try_open_to_rebuild(place.target()).await.unwrap() {
+            return store;
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "somebody has it still");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 async fn what_another_logic_computed_is_refused_compared_and_swapped(place: Place) {
     of_another_logic(&place).await;
     let refused = Store::open(place.target()).await.unwrap_err();
     assert!(matches!(refused, StoreError::LogicVersion { found: 0, known: 1, .. }), "{refused:?}");
     assert!(refused.to_string().contains("`marea migrate --rebuild`"), "{refused}");
 
-    let mut store = Store::try_open_to_rebuild(place.target()).await.unwrap().unwrap();
+    let mut store = to_rebuild(&place).await;
     assert_eq!(store.logic_version().await.unwrap(), 0);
     let found = store.differences(&state(1)).await.unwrap();
     let keys: Vec<Key> = found.iter().map(|difference| difference.key.clone()).collect();
@@ -93,7 +107,7 @@ async fn a_rebuild_takes_nothing_over(place: Place) {
     assert!(Store::try_open_to_rebuild(place.target()).await.unwrap().is_none(), "not beside a live process");
     let reopened = live.close_and_reopen(&place).await;
     reopened.close().await.unwrap();
-    let mut store = Store::try_open_to_rebuild(place.target()).await.unwrap().unwrap();
+    let mut store = to_rebuild(&place).await;
     // Nothing had followed: that is a difference too.
     let found = store.differences(&state(1)).await.unwrap();
     assert!(found.len() == 6 && found.iter().all(|difference| difference.was_due), "{found:?}");

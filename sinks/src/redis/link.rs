@@ -4,18 +4,19 @@ use super::config::{Parts, RedisConfig};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
+use redis::io::tcp::TcpSettings;
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, IntoConnectionInfo, Pipeline, RedisError, RedisResult, TlsMode,
-    Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Pipeline, RedisError,
+    RedisResult, TlsMode, Value,
 };
 use std::pin::Pin;
 use std::time::Duration;
 
 /// How long a connection may take.
-const CONNECT: Duration = Duration::from_secs(2);
+pub(super) const CONNECT: Duration = Duration::from_secs(2);
 /// How long an answer may take. A server that needs longer is treated as gone, and tried again.
-const ANSWER: Duration = Duration::from_secs(2);
+pub(super) const ANSWER: Duration = Duration::from_secs(2);
 
 /// Where to connect.
 pub(super) enum Target {
@@ -55,10 +56,11 @@ impl Target {
                     .hosts
                     .iter()
                     .map(|(host, port)| format!("{scheme}://{}{host}:{}", parts.credentials, port.unwrap_or(6_379)));
-                let client = ClusterClient::builder(nodes).connection_timeout(CONNECT).response_timeout(ANSWER).build();
+                let builder = ClusterClient::builder(nodes).tcp_settings(prompt());
+                let client = builder.connection_timeout(CONNECT).response_timeout(ANSWER).build();
                 client.map(|client| Target::Cluster(Box::new(client))).map_err(shown)
             }
-            _ => Client::open(url).map(Target::Server).map_err(shown),
+            _ => url.into_connection_info().and_then(server).map(Target::Server).map_err(shown),
         }
     }
 
@@ -66,18 +68,17 @@ impl Target {
         matches!(self, Target::Cluster(_))
     }
 
-    /// Connects, at most [`CONNECT`] and [`ANSWER`] long.
-    pub(super) async fn connect(&self) -> RedisResult<Link> {
+    /// Connects, at most [`CONNECT`] and [`ANSWER`] long. Gives also what connects to the same server once more; none to a
+    /// Cluster.
+    pub(super) async fn connect(&self) -> RedisResult<(Link, Option<Client>)> {
         let config =
             AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(Some(ANSWER));
         let connecting = async {
-            match self {
-                Target::Server(client) => {
-                    client.get_multiplexed_async_connection_with_config(&config).await.map(Link::Server)
-                }
+            let client = match self {
+                Target::Server(client) => client.clone(),
                 Target::Sentinels { sentinels, service, settings, tls } => {
-                    let server = SentinelServerType::Master;
-                    let mut builder = SentinelClientBuilder::new(sentinels.iter().cloned(), service, server)?;
+                    let kind = SentinelServerType::Master;
+                    let mut builder = SentinelClientBuilder::new(sentinels.iter().cloned(), service, kind)?;
                     builder = builder.set_client_to_redis_db(settings.db());
                     if let Some(user) = settings.username() {
                         builder = builder.set_client_to_redis_username(user);
@@ -88,15 +89,28 @@ impl Target {
                     if *tls {
                         builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure);
                     }
-                    let mut client = builder.build()?;
-                    client.get_async_connection_with_config(&config).await.map(Link::Server)
+                    let master = builder.build()?.async_get_client().await?;
+                    server(master.get_connection_info().clone())?
                 }
-                Target::Cluster(client) => client.get_async_connection().await.map(|c| Link::Cluster(Box::new(c))),
-            }
+                Target::Cluster(client) => {
+                    return client.get_async_connection().await.map(|c| (Link::Cluster(Box::new(c)), None));
+                }
+            };
+            let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+            Ok((Link::Server(connection), Some(client)))
         };
         let late = |_| RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
         tokio::time::timeout(CONNECT + ANSWER, connecting).await.map_err(late)?
     }
+}
+
+fn server(info: ConnectionInfo) -> RedisResult<Client> {
+    Client::open(info.set_tcp_settings(prompt()))
+}
+
+/// What is written is sent, and does not wait until what was sent before has been received: the default would.
+fn prompt() -> TcpSettings {
+    TcpSettings::default().set_nodelay(true)
 }
 
 /// A connection. Cloning shares it.

@@ -16,11 +16,13 @@
 //! 4. **Fails closed**: the heartbeat says how far everything is written and expires with the deadline that the feed has.
 //!    There is none while Redis is not in step.
 //! 5. **Early** values (`publish = "fast"`) have an epoch and no seq, touch no stream, and stop while commits stall. What was
-//!    never committed is withdrawn by the restart: its generation is older.
+//!    never committed is withdrawn by the restart: its generation is older. Whoever closes an epoch writes them, where that
+//!    needs no waiting ([`direct`]).
 //!
 //! Names are those of [`names`]; bodies are those of the HTTP feed.
 
 mod config;
+mod direct;
 mod early;
 mod gauges;
 mod link;
@@ -55,7 +57,7 @@ impl Redis {
     /// Starts writing in the background, once it is [told](Redis::begin) where the store stands. `feed` has what stands;
     /// `store` the audit before that. The task ends some time after [`Redis::stop`]. The error says what the URL must be.
     ///
-    /// It has a thread and a reactor of its own: whoever hands over an early value wakes one thread, which writes it, and
+    /// It has a thread and a reactor of its own: an early value that is handed over wakes one thread, which writes it, and
     /// nothing that the feed's readers do is before it.
     pub fn start(
         config: &RedisConfig,
@@ -114,10 +116,28 @@ impl Redis {
         self.shared.changed();
     }
 
-    /// An epoch has closed and is not committed yet: its values are written early.
+    /// An epoch has closed and is not committed yet: its values are written early. Takes no longer than it takes to write
+    /// them to a socket that has room.
     pub fn early(&self, closed: &ClosedEpoch) {
-        if self.shared.pending().closed(closed, Instant::now()) {
-            self.shared.early();
+        let now = Instant::now();
+        let mut pending = self.shared.pending();
+        if !pending.closed(closed, now) {
+            return;
+        }
+        let mut direct = self.shared.direct();
+        let taken = match (&mut *direct, pending.head()) {
+            (Some(open), Some(head)) if open.takes(pending.early()) => Some((open, pending.take_early(now), head)),
+            _ => None,
+        };
+        drop(pending);
+        match taken {
+            Some((open, early, head)) => {
+                if let Err(error) = open.write(&early, head) {
+                    tracing::debug!("redis: early values: {}", config::shown(&error));
+                    *direct = None;
+                }
+            }
+            None => self.shared.early(),
         }
     }
 

@@ -193,6 +193,11 @@ impl Pending {
         self.uncommitted.front().is_some_and(|(_, since)| now.duration_since(*since) >= STALLED)
     }
 
+    /// What is not committed yet.
+    pub(super) fn early(&self) -> impl Iterator<Item = &AuditEntry> {
+        self.early.values()
+    }
+
     /// Takes what is not committed yet, and leaves the rest.
     pub(super) fn take_early(&mut self, now: Instant) -> Early {
         let (early, since) = (std::mem::take(&mut self.early), self.early_since.take());

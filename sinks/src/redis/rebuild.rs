@@ -29,6 +29,8 @@ impl Shell {
     /// Builds everything anew; with `force` over whatever is there.
     pub(super) async fn rebuild(&mut self, link: &mut Link, force: bool) -> Result<(), Trouble> {
         self.gauges.rebuilds.inc();
+        // What goes from the index is not to be written meanwhile.
+        *self.shared.direct() = None;
         let head = {
             let mut pending = self.shared.pending();
             // The view has it.
@@ -64,6 +66,7 @@ impl Shell {
         let gone = self.withdrawals(&indexed, &standing, &derived, head, anew);
         // Written once more whatever it has. It forgets only what has gone: whatever fails, the next one finds the rest.
         self.indexed.clear();
+        self.entered.clear();
         self.index(link, standing.iter().map(|entry| entry.key).collect(), &derived).await?;
         self.indexed.extend(indexed.into_keys());
         self.withdraw(link, gone, head, force).await?;

@@ -2,6 +2,7 @@
 //!
 //! Whatever fails ends the session: what was under way is given up, for the next session builds everything anew.
 
+use super::direct::Direct;
 use super::early::{Posted, answered};
 use super::gauges::Gauges;
 use super::link::{Link, Target};
@@ -13,7 +14,7 @@ use crate::feed::Feed;
 use crate::metrics::Stage;
 use crate::store::{AuditEntry, AuditKey, Reader, StoreError};
 use crate::view::millis;
-use redis::{Cmd, RedisError, RedisResult, Value};
+use redis::{Client, Cmd, RedisError, RedisResult, Value};
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -41,6 +42,8 @@ const REMIND: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Shared {
     pending: Mutex<Pending>,
+    /// Locked after the former.
+    direct: Mutex<Option<Direct>>,
     /// Something is committed, or known.
     changed: Notify,
     /// Something is early.
@@ -51,11 +54,22 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new() -> Shared {
         let [changed, early] = [Notify::new(), Notify::new()];
-        Shared { pending: Mutex::default(), changed, early, stopped: watch::Sender::new(false) }
+        Shared {
+            pending: Mutex::default(),
+            direct: Mutex::default(),
+            changed,
+            early,
+            stopped: watch::Sender::new(false),
+        }
     }
 
     pub(super) fn pending(&self) -> MutexGuard<'_, Pending> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where early values are written by whoever has them; none without a connection that is in step.
+    pub(super) fn direct(&self) -> MutexGuard<'_, Option<Direct>> {
+        self.direct.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn changed(&self) {
@@ -125,6 +139,8 @@ pub(super) struct Shell {
     disputed: bool,
     /// Streams are to be filled from further back than the sentinel says.
     pub(super) refill: bool,
+    /// What connects to the server once more, for early values; none where that cannot be.
+    server: Option<Client>,
     /// Early values whose answers are outstanding, the oldest first.
     pub(super) posted: VecDeque<Posted>,
     /// How far everything was written.
@@ -133,6 +149,8 @@ pub(super) struct Shell {
     announced: Option<String>,
     /// Keys that the index has.
     pub(super) indexed: HashSet<String>,
+    /// Entries among them.
+    pub(super) entered: HashSet<AuditKey>,
     /// Streams that were written to: one of these that is not there has lost what it had.
     pub(super) filled: HashSet<String>,
     /// Derived keys that were written, and when they go.
@@ -174,11 +192,13 @@ impl Shell {
             scripts: Scripts::new(),
             disputed: false,
             refill: false,
+            server: None,
             posted: VecDeque::new(),
             written: None,
             announced: None,
             round: LOOKED_AT,
             indexed: HashSet::new(),
+            entered: HashSet::new(),
             filled: HashSet::new(),
             derived: BTreeMap::new(),
             derived_at: None,
@@ -204,6 +224,7 @@ impl Shell {
             let ended = self.session(&mut backoff).await;
             // With the connection.
             self.posted.clear();
+            *shared.direct() = None;
             self.gauges.up.set(0);
             match ended {
                 Ok(()) => return,
@@ -243,7 +264,8 @@ impl Shell {
 
     async fn serve(&mut self, backoff: &mut Backoff) -> Result<(), Trouble> {
         let shared = Arc::clone(&self.shared);
-        let mut link = self.target.connect().await?;
+        let (mut link, server) = self.target.connect().await?;
+        self.server = server;
         link.all(self.scripts.load()).await?;
         let force = self.disputed;
         if force {
@@ -395,6 +417,11 @@ impl Shell {
         streams: impl Iterator<Item = Option<String>>,
         head: Head,
     ) -> Result<(), Trouble> {
+        if !answers.is_empty()
+            && let Some(direct) = &mut *self.shared.direct()
+        {
+            direct.refill();
+        }
         let early_until = self.early_until();
         // A commit may have come between: what was derived from the view is as new as that.
         let head = Head { epoch: head.epoch.max(self.head().epoch), ..head };
@@ -456,14 +483,20 @@ impl Shell {
         entries: BTreeSet<AuditKey>,
         derived: &BTreeSet<Derived>,
     ) -> Result<(), Trouble> {
+        let new: Vec<AuditKey> = entries.into_iter().filter(|key| !self.entered.contains(key)).collect();
         let mut fields: Vec<(String, String)> = Vec::new();
-        for key in entries {
-            fields.push((self.names.latest(key), self.names.channel(key)));
-            fields.push((self.names.stream(key), String::new()));
+        for key in &new {
+            fields.push((self.names.latest(*key), self.names.channel(*key)));
+            fields.push((self.names.stream(*key), String::new()));
         }
         let bodies = self.bodies(0);
         fields.extend(derived.iter().map(|key| (bodies.name(*key), String::new())));
-        self.enter(link, fields).await
+        self.enter(link, fields).await?;
+        if let Some(direct) = &mut *self.shared.direct() {
+            direct.indexed(new.iter().copied());
+        }
+        self.entered.extend(new);
+        Ok(())
     }
 
     /// Puts these keys into the index, each with its channel.
@@ -492,7 +525,28 @@ impl Shell {
             };
         }
         self.check(link).await?;
-        self.announce(link, false).await
+        self.announce(link, false).await?;
+        self.direct().await;
+        Ok(())
+    }
+
+    /// Opens the shortest way of early values, where there are any.
+    async fn direct(&mut self) {
+        if self.early_until() == 0 || self.shared.direct().is_some() {
+            return;
+        }
+        let Some(server) = self.server.clone() else { return };
+        let (names, feed, indexed) = (self.names, self.feed.clone(), self.entered.clone());
+        let opened = tokio::task::spawn_blocking(move || Direct::open(&server, names, feed, indexed)).await;
+        match opened {
+            Ok(Ok(direct)) => *self.shared.direct() = Some(direct),
+            Ok(Err(error)) => {
+                // They go another way; in the next session it is tried again.
+                tracing::debug!("redis: early values: {}", super::config::shown(&error));
+                self.server = None;
+            }
+            Err(_) => {}
+        }
     }
 
     /// Says how far everything is written, and until when it may be acted on.

@@ -4,7 +4,7 @@
 --       '' never), 5 seq ('' leaves the stream as it is), 6 event ('' tells nobody, '=' is the body), 7 channel,
 --       8 entries that the stream keeps, 9 '1' to overwrite what is newer
 -- Gives: what came of it (0 written, 1 an epoch of this generation stands that is newer, or is this one and committed
---        where the event is not, which nobody is told then; 2 refused: a newer generation),
+--        where the event is not; of an event that is not committed nobody is told then; 2 refused: a newer generation),
 --        the generation and epoch that stand if they are newer, what of another type was in the way (1 the value, 2 the
 --        stream), or whether the stream was not there (4), and the stream's last seq if it is not before this one.
 local generation, epoch = tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -23,9 +23,10 @@ if body ~= '' then
     if fg then
       fg, fe = tonumber(fg), tonumber(fe)
       if fg > generation then return { 2, fg, fe, healed, 0 } end
-      if fg == generation and fe > epoch then result, g, e = 1, fg, fe end
-      if fg == generation and fe == epoch and fs ~= 'null' and string.sub(event, 1, 11) == '{"seq":null' then
-        result, g, e, event = 1, fg, fe, ''
+      if fg == generation and (fe > epoch or fe == epoch and fs ~= 'null') then
+        local early = string.sub(event, 1, 11) == '{"seq":null'
+        if fe > epoch or early then result, g, e = 1, fg, fe end
+        if early then event = '' end
       end
     end
   end

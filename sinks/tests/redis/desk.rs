@@ -29,6 +29,8 @@ pub struct Desk {
     pub task: JoinHandle<()>,
     pub epoch: Epoch,
     pub hash_tags: bool,
+    /// Whether what [`Desk::commit`] commits is published before.
+    pub early: bool,
     folder: Option<tempfile::TempDir>,
 }
 
@@ -69,7 +71,7 @@ impl Desk {
         }
         feed.restore(&entries);
         sink.begin(&committed, &entries);
-        Desk { server, file, store, feed, sink, task, epoch, hash_tags, folder: None }
+        Desk { server, file, store, feed, sink, task, epoch, hash_tags, early: false, folder: None }
     }
 
     /// As after a kill: nothing that waits is written, and another process takes the store.
@@ -93,6 +95,9 @@ impl Desk {
 
     pub async fn commit(&mut self, changes: Vec<Change>) {
         let epoch = self.close(changes);
+        if self.early {
+            self.sink.early(&epoch);
+        }
         self.commit_all(&[epoch]).await;
     }
 
@@ -130,6 +135,12 @@ impl Desk {
     pub fn get(&self, key: &str) -> Option<Value> {
         let text: Option<String> = self.redis()?.get(key).ok()?;
         serde_json::from_str(&text?).ok()
+    }
+
+    /// The client of this name, as Redis tells it.
+    pub fn client(&self, name: &str) -> Option<String> {
+        let clients: String = redis::cmd("CLIENT").arg("LIST").query(&mut self.redis()?).ok()?;
+        clients.lines().find(|line| line.contains(&format!(" name={name} "))).map(str::to_owned)
     }
 
     pub fn ttl_ms(&self, key: &str) -> i64 {

@@ -3,7 +3,8 @@
 use crate::desk::Desk;
 use crate::fixture::*;
 use marea_model::BlockReason;
-use marea_model::output::Change;
+use marea_model::output::{Change, ClosedEpoch};
+use redis::Connection;
 use serde_json::json;
 use std::time::{Duration, Instant};
 
@@ -84,4 +85,107 @@ async fn very_many_early_values_go_before_their_commit() {
     desk.converges("committed").await;
     let rebuilds = desk.metric("marea_redis_rebuilds_total ");
     assert_eq!(rebuilds, 1.0, "no session ended");
+}
+
+/// A desk of a verdict, whose early values go the shortest way.
+async fn direct() -> Desk {
+    let mut desk = Desk::new().await;
+    desk.early = true;
+    desk.commit(blocked(BlockReason::KillSwitch)).await;
+    desk.wait_for("a connection for early values", |desk| desk.client("marea-early").is_some()).await;
+    desk
+}
+
+/// Where the connection for early values comes from.
+fn address(desk: &Desk) -> Option<String> {
+    let client = desk.client("marea-early")?;
+    Some(client.split_once(" addr=")?.1.split(' ').next()?.to_owned())
+}
+
+fn reads(desk: &Desk, epoch: &ClosedEpoch) -> bool {
+    desk.get("verdict:M1:IBM:latest").is_some_and(|body| body["epoch"] == epoch.epoch)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_early_value_is_written_by_whoever_has_it() {
+    let mut desk = direct().await;
+    let written = |desk: &Desk| desk.metric("marea_stage_latency_seconds_count{stage=\"early\"} ");
+    let (before, epoch) = (written(&desk), desk.close(blocked(BlockReason::QuoteStale)));
+    desk.sink.early(&epoch);
+    assert_eq!(written(&desk), before + 1.0, "it is when the call returns");
+    desk.wait_for("early", |desk| reads(desk, &epoch)).await;
+    assert_eq!(desk.get("verdict:M1:IBM:latest").unwrap()["seq"], json!(null));
+    assert!(desk.client("marea-early").unwrap().contains(" cmd=evalsha "));
+    // A key that is new is known to the index before it is written.
+    let new = desk.close(vec![up(judged(verdict("M2", "IBM", vec![])))]);
+    desk.sink.early(&new);
+    desk.wait_for("a new key", |desk| desk.get("verdict:M2:IBM:latest").is_some()).await;
+    let indexed: bool =
+        redis::Commands::hexists(&mut desk.redis().unwrap(), "marea:index", "verdict:M2:IBM:latest").unwrap();
+    assert!(indexed);
+    desk.commit_all(&[epoch, new]).await;
+    desk.converges("committed").await;
+    assert_eq!(desk.metric("marea_redis_rebuilds_total "), 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_early_values_that_come_too_late_nobody_is_told() {
+    let mut desk = direct().await;
+    let mut connection: Connection = redis::Client::open(desk.server.url()).unwrap().get_connection().unwrap();
+    connection.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut channel = connection.as_pubsub();
+    channel.subscribe("verdict:M1").unwrap();
+    let [older, newer, last] = [BlockReason::QuoteStale, BlockReason::NoEquity, BlockReason::KillSwitch]
+        .map(|reason| desk.close(blocked(reason)));
+    for epoch in [&newer, &older, &last] {
+        desk.sink.early(epoch);
+    }
+    let mut told = Vec::new();
+    while told.last() != Some(&last.epoch) {
+        let message: String = channel.get_message().unwrap().get_payload().unwrap();
+        let message: serde_json::Value = serde_json::from_str(&message).unwrap();
+        if message["seq"].is_null() {
+            told.push(message["epoch"].as_u64().unwrap());
+        }
+    }
+    // What came before the subscription may still be told.
+    told.retain(|epoch| *epoch >= older.epoch);
+    assert_eq!(told, [newer.epoch, last.epoch]);
+}
+
+/// Whatever becomes of the connection, its values come with their commit, and there is another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shortest_way_of_early_values_is_mended() {
+    let mut desk = direct().await;
+    let first = address(&desk).unwrap();
+    redis::cmd("CLIENT").arg("KILL").arg("ADDR").arg(&first).exec(&mut desk.redis().unwrap()).unwrap();
+    let began = Instant::now();
+    for reason in [BlockReason::QuoteStale, BlockReason::KillSwitch].into_iter().cycle() {
+        assert!(began.elapsed() < crate::desk::SOON, "no other connection");
+        // A write into a connection that is gone is noticed at the next one.
+        desk.commit(blocked(reason)).await;
+        if address(&desk).is_some_and(|address| address != first) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    desk.converges("mended").await;
+    assert_eq!(desk.metric("marea_redis_rebuilds_total "), 1.0, "no session ended");
+}
+
+/// More than sockets hold: what finds no room waits, and the connection stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_stands_still_delays_no_worker() {
+    let mut desk = direct().await;
+    let connection = address(&desk);
+    desk.server.pause().unwrap();
+    // If one waited for Redis, this would never end.
+    for reason in [BlockReason::QuoteStale, BlockReason::KillSwitch].into_iter().cycle().take(8_000) {
+        let epoch = desk.close(blocked(reason));
+        desk.sink.early(&epoch);
+    }
+    desk.server.resume().unwrap();
+    desk.commit(blocked(BlockReason::NoEquity)).await;
+    desk.converges("resumed").await;
+    assert_eq!(address(&desk), connection);
 }

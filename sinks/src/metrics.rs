@@ -34,9 +34,9 @@ pub enum Stage {
     Commit,
     /// From there until the feed has told it.
     Publish,
-    /// Where values are published before their commit, from when the oldest epoch of those sent together closed until they are written to
-    /// Redis' connection, or, of those that found no room there, until Redis has said that it has them: beside the stages
-    /// from there to the commit, which are then some time apart.
+    /// Where values are published before their commit, from when the oldest epoch of those sent together closed until they
+    /// are written to Redis' connection, or, of those that found no room there, until Redis has said that it has them: beside
+    /// the stages from there to the commit, which are then some time apart.
     Early,
     /// From the oldest commit of a flush until Redis has its recommendations and verdicts.
     Redis,

@@ -2,7 +2,7 @@
 
 use crate::common::{Feed, Market, Running, market};
 use marea_model::Symbol;
-use marea_servers::{Etcd, Postgres, Redis};
+use marea_servers::{Certificates, Etcd, Postgres, Redis};
 use marea_sinks::store::{AuditKey, Reader, StoreTarget};
 use marea_sources::etcd::{Client, EtcdConfig, Write};
 use marea_sources::{live_file, synthetic};
@@ -276,5 +276,52 @@ fn a_consumer_that_is_disconnected_a_hundred_times_loses_no_recommendation() {
     println!("{} recommendations", seen.len());
     assert!(seen.len() > 10);
     assert_eq!(seen, expected, "each once, in order");
+    process.terminate();
+}
+
+/// By TLS and with a password, whoever signed the server's certificate being known to the system; and not otherwise.
+#[test]
+fn redis_is_reached_by_tls_if_its_certificate_is_known() {
+    let certificates = Certificates::new().unwrap();
+    let (redis, url) = Redis::secure(&certificates, "sesame").unwrap();
+    let market = market(10);
+    let run = |name: &str, authority: &str| {
+        let authority = certificates.path(authority).to_string_lossy().into_owned();
+        let env = [
+            ("SSL_CERT_FILE", &*authority),
+            ("MAREA__REDIS__URL", &url),
+            ("MAREA__FEED__PUBLISH", "fast"),
+            ("MAREA__FEED__LISTEN", "127.0.0.1:0"),
+            ("MAREA__STORE__PATH", &format!("{name}.db")),
+        ];
+        let mut process = market.start(name, &["run"], &env);
+        let feed = process.feed();
+        (process, feed)
+    };
+    let (process, feed) = run("known", "ca.pem");
+    feed.wait_for("Redis", SOON, |feed| feed.metric("marea_redis_up") == Some(1.0));
+    // Of a URL with a password and no user, redis-cli makes a user without a name.
+    let plain = redis.url().replace(":sesame@", "");
+    let cli = |args: &[&str]| {
+        let output = Command::new("redis-cli").env("REDISCLI_AUTH", "sesame").args(["-u", &plain]).args(args).output();
+        String::from_utf8_lossy(&output.unwrap().stdout).into_owned()
+    };
+    feed.wait_for("values, and a connection for early ones", SOON, |_| {
+        cli(&["GET", "verdict:M1:EURUSD:latest"]).contains("\"verdict\":")
+            && cli(&["CLIENT", "LIST"]).contains("name=marea-early")
+    });
+    feed.wait_for("early values", SOON, |feed| {
+        let count = feed.metric("marea_stage_latency_seconds_count{stage=\"early\"}");
+        count.is_some_and(|count| count > 10.0)
+    });
+    assert_eq!(feed.metric("marea_redis_rebuilds_total"), Some(1.0));
+    process.terminate();
+
+    let (process, feed) = run("unknown", "other.pem");
+    feed.wait_for("a refusal", SOON, |_| process.log().contains("redis: "));
+    assert_eq!(feed.metric("marea_redis_up"), Some(0.0));
+    let log = process.log();
+    assert!(log.contains("certificate") && !log.contains("sesame"), "{log}");
+    // It runs on without it.
     process.terminate();
 }

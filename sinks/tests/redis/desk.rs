@@ -8,7 +8,7 @@ use marea_servers::Redis as Server;
 use marea_sinks::redis::{Redis, RedisConfig};
 use marea_sinks::store::{AuditEntry, AuditKey};
 use marea_sinks::{Clock, Committed, Feed, FeedConfig, Metrics, Store};
-use redis::{Commands, Connection};
+use redis::{Cmd, Commands, Connection, FromRedisValue};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -22,6 +22,8 @@ pub const ACCOUNTS: [&str; 2] = ["M1", "S:2"];
 
 pub struct Desk {
     pub server: Server,
+    /// What else is looked at, for keys that the server does not have: the other nodes of a Cluster.
+    pub others: Vec<Server>,
     pub file: PathBuf,
     pub store: Store,
     pub feed: Feed,
@@ -34,6 +36,13 @@ pub struct Desk {
     folder: Option<tempfile::TempDir>,
 }
 
+fn connection(server: &Server) -> Option<Connection> {
+    let client = redis::Client::open(server.url()).unwrap();
+    let connection = client.get_connection_with_timeout(Duration::from_secs(5)).ok()?;
+    connection.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    Some(connection)
+}
+
 impl Desk {
     pub async fn new() -> Desk {
         Desk::with(Clock::Event, false).await
@@ -42,11 +51,21 @@ impl Desk {
     pub async fn with(clock: Clock, hash_tags: bool) -> Desk {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("marea.db");
-        let desk = Desk::open(Server::start().unwrap(), file, clock, hash_tags, epoch_at(0)).await;
+        let server = Server::start().unwrap();
+        let url = server.url();
+        let desk = Desk::open(server, url, file, clock, hash_tags, epoch_at(0)).await;
         Desk { folder: Some(folder), ..desk }
     }
 
-    async fn open(server: Server, file: PathBuf, clock: Clock, hash_tags: bool, epoch: Epoch) -> Desk {
+    /// With a URL that leads to this server somehow.
+    pub async fn at(server: Server, url: String, hash_tags: bool) -> Desk {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("marea.db");
+        let desk = Desk::open(server, url, file, Clock::Event, hash_tags, epoch_at(0)).await;
+        Desk { folder: Some(folder), ..desk }
+    }
+
+    async fn open(server: Server, url: String, file: PathBuf, clock: Clock, hash_tags: bool, epoch: Epoch) -> Desk {
         let store = Store::open(&*file).await.unwrap();
         let reader = store.reader();
         let config = FeedConfig {
@@ -57,7 +76,7 @@ impl Desk {
             config_current: None,
         };
         let feed = Feed::new(config, Metrics::new("0", "file"));
-        let config = RedisConfig { url: server.url(), hash_tags };
+        let config = RedisConfig { url, hash_tags };
         let runtime = tokio::runtime::Handle::current();
         let (sink, task) = Redis::start(&config, feed.clone(), Some(reader.clone()), &runtime).unwrap();
         let standing = store.standing();
@@ -71,14 +90,15 @@ impl Desk {
         }
         feed.restore(&entries);
         sink.begin(&committed, &entries);
-        Desk { server, file, store, feed, sink, task, epoch, hash_tags, early: false, folder: None }
+        Desk { server, others: Vec::new(), file, store, feed, sink, task, epoch, hash_tags, early: false, folder: None }
     }
 
     /// As after a kill: nothing that waits is written, and another process takes the store.
     pub async fn restart(self) -> Desk {
         self.task.abort();
         drop(self.store);
-        let desk = Desk::open(self.server, self.file, Clock::Event, self.hash_tags, self.epoch).await;
+        let url = self.server.url();
+        let desk = Desk::open(self.server, url, self.file, Clock::Event, self.hash_tags, self.epoch).await;
         Desk { folder: self.folder, ..desk }
     }
 
@@ -126,15 +146,24 @@ impl Desk {
     }
 
     pub fn redis(&self) -> Option<Connection> {
-        let client = redis::Client::open(self.server.url()).unwrap();
-        let connection = client.get_connection_with_timeout(Duration::from_secs(5)).ok()?;
-        connection.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        Some(connection)
+        connection(&self.server)
+    }
+
+    /// Asks the server, and whatever else there is until one of them has the key.
+    fn ask<T: FromRedisValue>(&self, command: &mut Cmd) -> Option<T> {
+        let servers = std::iter::once(&self.server).chain(&self.others);
+        servers.filter_map(connection).find_map(|mut redis| command.query(&mut redis).ok())
     }
 
     pub fn get(&self, key: &str) -> Option<Value> {
-        let text: Option<String> = self.redis()?.get(key).ok()?;
+        let text: Option<String> = self.ask(redis::cmd("GET").arg(key))?;
         serde_json::from_str(&text?).ok()
+    }
+
+    /// How many keys each server has.
+    pub fn sizes(&self) -> Vec<u64> {
+        let servers = std::iter::once(&self.server).chain(&self.others);
+        servers.map(|server| redis::cmd("DBSIZE").query(&mut connection(server).unwrap()).unwrap()).collect()
     }
 
     /// The client of this name, as Redis tells it.
@@ -149,8 +178,7 @@ impl Desk {
 
     /// Bodies of a stream by id.
     pub fn stream(&self, key: &str) -> Option<BTreeMap<u64, Value>> {
-        let range = redis::cmd("XRANGE").arg(key).arg("-").arg("+").query(&mut self.redis()?);
-        let entries: Vec<(String, Vec<String>)> = range.ok()?;
+        let entries: Vec<(String, Vec<String>)> = self.ask(redis::cmd("XRANGE").arg(key).arg("-").arg("+"))?;
         let entry = |(id, fields): (String, Vec<String>)| {
             let (seq, zero) = id.split_once('-').unwrap();
             assert_eq!((zero, fields[0].as_str()), ("0", "body"));
@@ -164,11 +192,16 @@ impl Desk {
         text.lines().find_map(|l| l.strip_prefix(line)?.trim().parse().ok()).unwrap_or_else(|| panic!("{line}\n{text}"))
     }
 
+    fn tag(&self, text: &str) -> String {
+        if self.hash_tags { format!("{{{text}}}") } else { text.to_owned() }
+    }
+
     pub fn name(&self, key: AuditKey) -> (String, String) {
+        let s = self.tag(key.symbol().as_str());
         match key {
-            AuditKey::Recommendation(s) => (format!("recommendation:{s}:latest"), format!("recommendation:{s}:stream")),
-            AuditKey::Verdict(a, s) => {
-                let a = a.as_str().replace(':', "%3A");
+            AuditKey::Recommendation(_) => (format!("recommendation:{s}:latest"), format!("recommendation:{s}:stream")),
+            AuditKey::Verdict(a, _) => {
+                let a = self.tag(&a.as_str().replace(':', "%3A"));
                 (format!("verdict:{a}:{s}:latest"), format!("verdict:{a}:stream"))
             }
         }
@@ -217,15 +250,16 @@ impl Desk {
             }
         }
         for symbol in SYMBOLS {
-            let (key, price) = (format!("market_data:{symbol}:1m:latest"), self.last_price(symbol));
+            let key = format!("market_data:{}:{}:latest", self.tag(symbol), self.tag("1m"));
+            let price = self.last_price(symbol);
             let found = self.get(&key).map(|bar| bar["close"].clone());
             if price.is_some() && found != price {
                 return Some(format!("{key}: {found:?} and not {price:?}"));
             }
         }
-        let ranking: Result<Vec<String>, _> = self.redis()?.zrange("recommendations:ranking", 0, -1);
+        let ranking = self.ask::<Vec<String>>(redis::cmd("ZRANGE").arg(&["recommendations:ranking", "0", "-1"]));
         let recommended = standing.iter().filter(|entry| entry.key.account().is_none()).count();
-        (ranking.as_ref().map(Vec::len) != Ok(recommended)).then(|| format!("ranking: {ranking:?}"))
+        (ranking.as_ref().map(Vec::len) != Some(recommended)).then(|| format!("ranking: {ranking:?}"))
     }
 
     fn last_price(&self, symbol: &str) -> Option<Value> {

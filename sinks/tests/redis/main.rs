@@ -5,6 +5,7 @@ mod desk;
 mod early;
 mod faults;
 mod keys;
+mod places;
 
 #[allow(dead_code, reason = "other tests use the rest")]
 #[path = "../sinks/fixture.rs"]

@@ -1,7 +1,8 @@
-//! Values that are not committed yet: sent as they come, without waiting for the answers to those before.
+//! Values that are not committed yet and found no room on their shortest way ([`super::direct`]): sent as they come, without
+//! waiting for the answers to those before.
 //!
-//! One server carries out what one connection sends in its order, so that a committed value comes behind the early ones of
-//! its epoch and those before; the script that writes refuses what comes in another order all the same.
+//! One server carries out what one connection sends in its order, so that a committed value comes behind these early ones
+//! of its epoch and those before; what comes in another order the script that writes refuses.
 
 use super::link::{Answers, Link};
 use super::shell::{BATCH, Shell, Trouble};
@@ -54,6 +55,7 @@ impl Shell {
         // A statement of its own: it ends with the lock.
         let early = self.shared.pending().take_early(Instant::now());
         let (head, mut since) = (self.head(), early.since);
+        self.gauges.early.with_label_values(&["queued"]).inc_by(early.entries.len() as u64);
         self.index(link, early.entries.iter().map(|entry| entry.key).collect(), &BTreeSet::new()).await?;
         for batch in early.entries.chunks(BATCH) {
             let bodies = self.bodies(head.generation);

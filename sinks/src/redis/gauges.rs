@@ -10,6 +10,8 @@ pub(super) struct Gauges {
     pub(super) lag: Gauge,
     pub(super) errors: IntCounterVec,
     pub(super) rebuilds: IntCounter,
+    /// By the way that they took: `direct`, or `queued` for the shell.
+    pub(super) early: IntCounterVec,
 }
 
 /// Kinds of errors, as they are labelled.
@@ -30,16 +32,32 @@ impl Gauges {
             errors: IntCounterVec::new(Opts::new("marea_redis_errors_total", "Failures of Redis by kind"), &["kind"])
                 .expect(made),
             rebuilds: IntCounter::new("marea_redis_rebuilds_total", "How often Redis was built anew").expect(made),
+            early: IntCounterVec::new(
+                Opts::new(
+                    "marea_redis_early_values_total",
+                    "Values sent before their commit: by whoever had them, or queued",
+                ),
+                &["way"],
+            )
+            .expect(made),
         };
+        for way in ["direct", "queued"] {
+            gauges.early.with_label_values(&[way]);
+        }
         for kind in KINDS {
             gauges.errors.with_label_values(&[kind]);
         }
         let registry = metrics.registry();
         let (up, lag) = (Box::new(gauges.up.clone()), Box::new(gauges.lag.clone()));
         let (errors, rebuilds) = (Box::new(gauges.errors.clone()), Box::new(gauges.rebuilds.clone()));
-        for registered in
-            [registry.register(up), registry.register(lag), registry.register(errors), registry.register(rebuilds)]
-        {
+        let early = Box::new(gauges.early.clone());
+        for registered in [
+            registry.register(up),
+            registry.register(lag),
+            registry.register(errors),
+            registry.register(rebuilds),
+            registry.register(early),
+        ] {
             if let Err(error) = registered {
                 tracing::warn!(%error, "a metric of Redis is not shown");
             }

@@ -108,9 +108,13 @@ fn server(info: ConnectionInfo) -> RedisResult<Client> {
     Client::open(info.set_tcp_settings(prompt()))
 }
 
-/// What is written is sent, and does not wait until what was sent before has been received: the default would.
+/// What is written is sent, and does not wait until what was sent before has been received: the default would. What nobody
+/// receives breaks the connection.
 fn prompt() -> TcpSettings {
-    TcpSettings::default().set_nodelay(true)
+    let settings = TcpSettings::default().set_nodelay(true);
+    #[cfg(target_os = "linux")]
+    let settings = settings.set_user_timeout(ANSWER);
+    settings
 }
 
 /// A connection. Cloning shares it.

@@ -76,12 +76,14 @@ impl Redis {
         let reactor = reactor.map_err(no_thread)?;
         let (wanted, unwanted) = oneshot::channel::<()>();
         let (ending, ended) = oneshot::channel::<()>();
+        let held = Arc::clone(&shared);
         let write = move || {
             reactor.block_on(async move {
                 tokio::select! {
                     () = shell.run() => {}
                     _ = unwanted => {}
                 }
+                *held.direct() = None;
                 drop(ending);
             });
         };
@@ -130,15 +132,14 @@ impl Redis {
             _ => None,
         };
         drop(pending);
-        match taken {
-            Some((open, early, head)) => {
-                if let Err(error) = open.write(&early, head) {
-                    tracing::debug!("redis: early values: {}", config::shown(&error));
-                    *direct = None;
-                }
-            }
-            None => self.shared.early(),
+        if let Some((open, early, head)) = taken {
+            let Err(error) = open.write(&early, head) else { return };
+            *direct = None;
+            drop(direct);
+            tracing::debug!("redis: early values: {}", config::shown(&error));
+            self.shared.pending().give_back(early);
         }
+        self.shared.early();
     }
 
     /// Asks it to write what waits, and to end.

@@ -183,7 +183,7 @@ impl Pending {
         if self.stalled(now) {
             return false;
         }
-        self.early_until = closed.epoch;
+        self.early_until = self.early_until.max(closed.epoch);
         self.early_since.get_or_insert(closed.closed_at);
         self.early.extend(changed.into_iter().map(|entry| (entry.key, entry)));
         true
@@ -205,6 +205,15 @@ impl Pending {
             return Early::default();
         }
         Early { entries: early.into_values().collect(), since }
+    }
+
+    /// What was taken could not be written: it waits again, unless something newer does.
+    pub(super) fn give_back(&mut self, early: Early) {
+        let committed = self.head.map_or(0, |head| head.epoch);
+        for entry in early.entries.into_iter().filter(|entry| entry.epoch > committed) {
+            self.early.entry(entry.key).or_insert(entry);
+        }
+        self.early_since = if self.early.is_empty() { None } else { early.since.or(self.early_since) };
     }
 
     /// Takes all that is committed; of what is derived, only what was waited for long `enough`.

@@ -30,7 +30,7 @@ impl Shell {
     pub(super) async fn rebuild(&mut self, link: &mut Link, force: bool) -> Result<(), Trouble> {
         self.gauges.rebuilds.inc();
         // What goes from the index is not to be written meanwhile.
-        *self.shared.direct() = None;
+        self.close_direct();
         let head = {
             let mut pending = self.shared.pending();
             // The view has it.
@@ -126,7 +126,10 @@ impl Shell {
                     gone.push(name);
                 }
             }
-            self.forget(link, &gone).await?;
+            // What was published early and is not committed may be on its way still, and come after this.
+            if self.early_until() <= head.epoch {
+                self.forget(link, &gone).await?;
+            }
         }
         for batch in silent.chunks(BATCH) {
             link.all(batch.iter().map(|name| unlink([name.as_str()])).collect()).await?;

@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 /// Commands that are sent at once.
@@ -103,22 +104,24 @@ pub(super) enum Trouble {
 impl Trouble {
     fn kind(&self) -> &'static str {
         match self {
-            Trouble::Redis(error) => match error.code() {
-                Some("OOM") => "oom",
-                Some("READONLY") => "readonly",
-                Some("WRONGTYPE") => "wrongtype",
-                Some("LOADING" | "BUSY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN") => "loading",
-                Some("NOAUTH" | "WRONGPASS" | "NOPERM") => "auth",
-                _ if error.is_timeout() => "timeout",
-                _ if error.is_io_error() || error.is_connection_dropped() || error.is_connection_refusal() => {
-                    "connection"
-                }
-                _ => "other",
-            },
+            Trouble::Redis(error) => kind(error),
             Trouble::Newer(_) | Trouble::Superseded(_) => "newer",
             Trouble::Refill => "wrongtype",
             Trouble::Store(_) => "store",
         }
+    }
+}
+
+pub(super) fn kind(error: &RedisError) -> &'static str {
+    match error.code() {
+        Some("OOM") => "oom",
+        Some("READONLY") => "readonly",
+        Some("WRONGTYPE") => "wrongtype",
+        Some("LOADING" | "BUSY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN") => "loading",
+        Some("NOAUTH" | "WRONGPASS" | "NOPERM") => "auth",
+        _ if error.is_timeout() => "timeout",
+        _ if error.is_io_error() || error.is_connection_dropped() || error.is_connection_refusal() => "connection",
+        _ => "other",
     }
 }
 
@@ -139,14 +142,16 @@ pub(super) struct Shell {
     disputed: bool,
     /// Streams are to be filled from further back than the sentinel says.
     pub(super) refill: bool,
-    /// What connects to the server once more, for early values; none where that cannot be.
-    server: Option<Client>,
+    /// What connects to the server once more, for early values; none to a Cluster.
+    pub(super) server: Option<Client>,
+    /// The connection for early values that is being opened, and when that was begun last.
+    pub(super) opening: (Option<JoinHandle<RedisResult<Direct>>>, Option<Instant>),
     /// Early values whose answers are outstanding, the oldest first.
     pub(super) posted: VecDeque<Posted>,
     /// How far everything was written.
     pub(super) written: Option<Head>,
     /// The sentinel that was written last.
-    announced: Option<String>,
+    pub(super) announced: Option<String>,
     /// Keys that the index has.
     pub(super) indexed: HashSet<String>,
     /// Entries among them.
@@ -193,6 +198,7 @@ impl Shell {
             disputed: false,
             refill: false,
             server: None,
+            opening: (None, None),
             posted: VecDeque::new(),
             written: None,
             announced: None,
@@ -224,7 +230,7 @@ impl Shell {
             let ended = self.session(&mut backoff).await;
             // With the connection.
             self.posted.clear();
-            *shared.direct() = None;
+            self.close_direct();
             self.gauges.up.set(0);
             match ended {
                 Ok(()) => return,
@@ -265,7 +271,7 @@ impl Shell {
     async fn serve(&mut self, backoff: &mut Backoff) -> Result<(), Trouble> {
         let shared = Arc::clone(&self.shared);
         let (mut link, server) = self.target.connect().await?;
-        self.server = server;
+        (self.server, self.opening) = (server, (None, None));
         link.all(self.scripts.load()).await?;
         let force = self.disputed;
         if force {
@@ -354,7 +360,7 @@ impl Shell {
         }
         let (events, derived) = (taken.events, taken.derived);
         self.index(link, events.iter().map(|entry| entry.key).collect(), &derived).await?;
-        let newest = newest(&events);
+        let (newest, written) = (newest(&events), self.written_directly());
         for batch in events.chunks(BATCH) {
             let bodies = self.bodies(head.generation);
             let writes = batch.iter().map(|entry| bodies.entry(entry, newest.contains(&entry.seq), true, head.epoch));
@@ -366,6 +372,7 @@ impl Shell {
         }
         if !events.is_empty() {
             self.took(Stage::Redis, self.since);
+            self.read_directly(written);
         }
         self.derive(link, &derived, head, false).await?;
         self.written = Some(head);
@@ -417,11 +424,6 @@ impl Shell {
         streams: impl Iterator<Item = Option<String>>,
         head: Head,
     ) -> Result<(), Trouble> {
-        if !answers.is_empty()
-            && let Some(direct) = &mut *self.shared.direct()
-        {
-            direct.refill();
-        }
         let early_until = self.early_until();
         // A commit may have come between: what was derived from the view is as new as that.
         let head = Head { epoch: head.epoch.max(self.head().epoch), ..head };
@@ -515,7 +517,9 @@ impl Shell {
     /// The heartbeat and the sentinel, and a look at what is there.
     async fn beat(&mut self, link: &mut Link) -> Result<(), Trouble> {
         let Some(head) = self.written else { return Ok(()) };
+        let written = self.written_directly();
         let found = link.one(get(names::SENTINEL)).await?;
+        self.read_directly(written);
         let found: Option<String> = redis::from_redis_value(found).map_err(RedisError::from)?;
         if found != self.announced {
             // Not the last one that was written, whoever put it there.
@@ -526,27 +530,8 @@ impl Shell {
         }
         self.check(link).await?;
         self.announce(link, false).await?;
-        self.direct().await;
+        self.tend_direct().await;
         Ok(())
-    }
-
-    /// Opens the shortest way of early values, where there are any.
-    async fn direct(&mut self) {
-        if self.early_until() == 0 || self.shared.direct().is_some() {
-            return;
-        }
-        let Some(server) = self.server.clone() else { return };
-        let (names, feed, indexed) = (self.names, self.feed.clone(), self.entered.clone());
-        let opened = tokio::task::spawn_blocking(move || Direct::open(&server, names, feed, indexed)).await;
-        match opened {
-            Ok(Ok(direct)) => *self.shared.direct() = Some(direct),
-            Ok(Err(error)) => {
-                // They go another way; in the next session it is tried again.
-                tracing::debug!("redis: early values: {}", super::config::shown(&error));
-                self.server = None;
-            }
-            Err(_) => {}
-        }
     }
 
     /// Says how far everything is written, and until when it may be acted on.

@@ -40,4 +40,5 @@ async fn the_nodes_of_a_cluster_have_together_what_the_store_has() {
     let sizes = desk.sizes();
     assert!(sizes.iter().all(|size| *size > 0), "every node has a part: {sizes:?}");
     assert_eq!(desk.metric("marea_redis_rebuilds_total "), 1.0);
+    assert!(desk.metric("marea_redis_early_values_total{way=\"queued\"} ") > 0.0);
 }

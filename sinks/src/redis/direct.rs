@@ -29,7 +29,7 @@ use tokio::task::spawn_blocking;
 /// How Redis lists the connection.
 const NAME: &str = "marea-early";
 /// Bytes that may be written and not known to be read, about.
-const ROOM: u64 = 64 * 1024;
+const ROOM: u64 = 256 * 1024;
 /// About how many of them a value has beside its payload.
 const ENVELOPE: u64 = 512;
 /// How long a write may take. Then sockets held less than they should.

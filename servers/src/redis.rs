@@ -49,18 +49,26 @@ impl Redis {
         Ok((Self { url, ..server }, format!("rediss://:{password}@127.0.0.1:{tls}/")))
     }
 
-    /// Starts a Sentinel that watches this server and its replicas. Its URL leads to whichever of them is the master.
-    pub fn sentinel(&self) -> Result<Self, ServerError> {
+    /// Starts a Sentinel that watches this server and its replicas; returns when it knows so many. Its URL leads to whichever of
+    /// them is the master.
+    pub fn sentinel(&self, replicas: usize) -> Result<Self, ServerError> {
         let [port] = net::free_ports()?;
         let folder = Folder::new(SERVER)?;
         let master = self.port;
         let text = format!(
-            "sentinel monitor {SERVICE} 127.0.0.1 {master} 1\nsentinel down-after-milliseconds {SERVICE} 500\n\
+            "sentinel monitor {SERVICE} 127.0.0.1 {master} 1\nsentinel down-after-milliseconds {SERVICE} 2000\n\
              sentinel failover-timeout {SERVICE} 3000\n"
         );
         folder.write(SERVER, "sentinel.conf", &text)?;
         let file = folder.join("sentinel.conf").to_string_lossy().into_owned();
         let server = Self::launch(port, folder, vec![file, "--sentinel".to_owned()])?;
+        let cli = require(SERVER, "redis-cli", "redis-tools", &[])?;
+        wait_for("a Sentinel that knows all replicas", || {
+            let mut ask = Command::new(&cli);
+            ask.args(["-u", &server.url, "SENTINEL", "REPLICAS", SERVICE]);
+            let known = process::run(SERVER, "SENTINEL REPLICAS", ask).unwrap_or_default();
+            known.lines().filter(|line| *line == "runid").count() >= replicas
+        })?;
         let url = format!("redis+sentinel://127.0.0.1:{port}/{SERVICE}");
         Ok(Self { url, ..server })
     }
@@ -83,14 +91,7 @@ impl Redis {
             info.args(["-u", &node.url, "CLUSTER", "INFO"]);
             process::run(SERVER, "CLUSTER INFO", info).is_ok_and(|info| info.contains("cluster_state:ok"))
         };
-        let began = Instant::now();
-        while !nodes.iter().all(is_well) {
-            if began.elapsed() >= DEADLINE {
-                let (what, message) = ("making a Cluster".to_owned(), "its nodes do not agree".to_owned());
-                return Err(ServerError::Failed { server: SERVER, what, message });
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        wait_for("a Cluster whose nodes agree", || nodes.iter().all(is_well))?;
         Ok(nodes)
     }
 
@@ -106,7 +107,7 @@ impl Redis {
                 command.args(&arguments).arg("--port").arg(port.to_string());
                 command.args(["--bind", "127.0.0.1", "--dir"]).arg(&data).args(["--daemonize", "no"]);
                 if !arguments.iter().any(|argument| argument == "--sentinel") {
-                    command.args(["--save", "", "--appendonly", "no"]);
+                    command.args(["--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"]);
                 }
                 command
             }),
@@ -129,6 +130,18 @@ impl Redis {
     pub fn url(&self) -> String {
         self.url.clone()
     }
+}
+
+fn wait_for(what: &str, is_so: impl Fn() -> bool) -> Result<(), ServerError> {
+    let began = Instant::now();
+    while !is_so() {
+        if began.elapsed() >= DEADLINE {
+            let (what, message) = (what.to_owned(), format!("not after {DEADLINE:?}"));
+            return Err(ServerError::Failed { server: SERVER, what, message });
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
 }
 
 fn words(words: &[&str]) -> Vec<String> {

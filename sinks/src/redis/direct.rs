@@ -4,10 +4,12 @@
 //! 1. It has a connection of its own, on which Redis answers nothing (`CLIENT REPLY OFF`), for nobody would wait for that.
 //!    What Redis makes of it the shell learns, which writes the same values when they are committed; the script that writes
 //!    refuses what comes in another order.
-//! 2. It does not wait: about [`ROOM`] bytes are written at most that the shell does not know to have been read, and sockets
-//!    hold as many. What finds no room goes the shell's way, where only the newest value of a key waits.
+//! 2. It does not wait: of what is written the shell presumes as read what Redis had before it answered the shell, and about
+//!    [`ROOM`] bytes may be written beyond; sockets hold as many. What finds no room goes the shell's way, where only the
+//!    newest value of a key waits.
 //! 3. Only keys that the index has are written, so that whatever was written can be withdrawn.
-//! 4. Whatever fails ends it; the shell opens another one some time later. Values are there with their commit.
+//! 4. Whatever fails ends it (by TLS it may be the next write that notices); the shell opens another one some time later.
+//!    Values are there with their commit.
 
 use super::config::shown;
 use super::gauges::Gauges;
@@ -15,6 +17,7 @@ use super::link::{ANSWER, CONNECT};
 use super::names::{self, Names};
 use super::pending::{Early, Head};
 use super::shell::{Shell, get, kind};
+use super::state::header;
 use super::writes::{Bodies, Scripts};
 use crate::feed::Feed;
 use crate::metrics::Stage;
@@ -28,11 +31,11 @@ use tokio::task::spawn_blocking;
 
 /// How Redis lists the connection.
 const NAME: &str = "marea-early";
-/// Bytes that may be written and not known to be read, about.
-const ROOM: u64 = 256 * 1024;
+/// Bytes that may be written and not read, about. The first that a socket holds of an ethernet is not much more.
+const ROOM: u64 = 64 * 1024;
 /// About how many of them a value has beside its payload.
 const ENVELOPE: u64 = 512;
-/// How long a write may take. Then sockets held less than they should.
+/// How long a write may make no progress. Then sockets held less than they should.
 const PATIENCE: Duration = Duration::from_millis(5);
 /// How long until another connection is tried.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -40,7 +43,7 @@ const AGAIN: Duration = Duration::from_secs(10);
 /// A connection that early values are written to.
 pub(super) struct Direct {
     connection: Connection,
-    /// Bytes that were written, and how many of them Redis is known to have read; both about.
+    /// Bytes that were written, and how many of them Redis is presumed to have read; both about.
     written: u64,
     read: u64,
     /// Keys that the index has.
@@ -58,15 +61,9 @@ impl fmt::Debug for Direct {
 }
 
 impl Direct {
-    /// Connects to the server that has this sentinel. Blocks, at most some seconds. An error also where a user may not turn
-    /// answers off.
-    pub(super) fn open(
-        client: &Client,
-        sentinel: &str,
-        names: Names,
-        feed: Feed,
-        gauges: Gauges,
-    ) -> RedisResult<Direct> {
+    /// Connects to the server whose sentinel says this, or more of the same generation. Blocks, at most some seconds. An
+    /// error also where a user may not turn answers off.
+    pub(super) fn open(client: &Client, least: Head, names: Names, feed: Feed, gauges: Gauges) -> RedisResult<Direct> {
         let mut connection = client.get_connection_with_timeout(CONNECT)?;
         connection.set_read_timeout(Some(ANSWER))?;
         let command = |words: &[&str]| {
@@ -77,7 +74,8 @@ impl Direct {
         // A name may lead elsewhere by now; and a replica, which has the same, takes no writes.
         let found: Option<String> = get(names::SENTINEL).query(&mut connection)?;
         command(&["HDEL", names::INDEX, ""]).exec(&mut connection)?;
-        if found.as_deref() != Some(sentinel) {
+        let stamp = found.as_deref().and_then(header).map(|(_, stamp)| stamp);
+        if !stamp.is_some_and(|stamp| stamp.generation == least.generation && stamp.epoch >= least.epoch) {
             return Err((redis::ErrorKind::Client, "it is another server than the one that is written to").into());
         }
         command(&["CLIENT", "REPLY", "ON"]).exec(&mut connection)?;
@@ -131,7 +129,7 @@ impl Direct {
             let write = bodies.entry(entry, true, false, head.epoch);
             write.command(&self.scripts, false).write_packed_command(&mut commands);
         }
-        self.connection.send_packed_command(&commands)?;
+        self.connection.send_packed_command(&commands).inspect_err(|error| self.gauges.failed(error))?;
         self.gauges.early.with_label_values(&["direct"]).inc_by(early.entries.len() as u64);
         if let Some(since) = early.since {
             self.feed.metrics().stage_took(Stage::Early, since.elapsed());
@@ -154,7 +152,7 @@ impl Shell {
         if let Some(error) = failed {
             self.no_direct(&error);
         }
-        if self.shared.direct().is_some() || self.early_until() == 0 {
+        if self.early_until() == 0 || self.shared.direct().is_some() {
             return;
         }
         let (opening, begun) = &mut self.opening;
@@ -169,17 +167,21 @@ impl Shell {
             }
         } else if opening.is_none()
             && begun.is_none_or(|begun| begun.elapsed() >= AGAIN)
-            && let (Some(server), Some(sentinel)) = (self.server.clone(), self.announced.clone())
+            && let (Some(server), Some(least)) = (self.server.clone(), self.written)
         {
             let (names, feed, gauges) = (self.names, self.feed.clone(), self.gauges.clone());
-            let open = move || Direct::open(&server, &sentinel, names, feed, gauges);
+            let open = move || Direct::open(&server, least, names, feed, gauges);
             self.opening = (Some(spawn_blocking(open)), Some(Instant::now()));
         }
     }
 
     fn no_direct(&mut self, error: &RedisError) {
         *self.shared.direct() = None;
-        self.gauges.errors.with_label_values(&[kind(error)]).inc();
+        self.gauges.failed(error);
+        if kind(error) == "auth" {
+            // It will not be allowed later either.
+            self.server = None;
+        }
         tracing::debug!("redis: early values take the longer way: {}", shown(error));
     }
 

@@ -1,5 +1,5 @@
-//! Values that are not committed yet and found no room on their shortest way ([`super::direct`]): sent as they come, without
-//! waiting for the answers to those before.
+//! Values that are not committed yet and could not go the shortest way ([`super::direct`]): sent as they come, without waiting
+//! for the answers to those before.
 //!
 //! One server carries out what one connection sends in its order, so that a committed value comes behind these early ones
 //! of its epoch and those before; what comes in another order the script that writes refuses.

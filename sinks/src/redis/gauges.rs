@@ -1,7 +1,9 @@
 //! How Redis is doing, for Prometheus.
 
+use super::shell::kind;
 use crate::Metrics;
 use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Opts};
+use redis::RedisError;
 
 /// What is counted. Cloning shares it.
 #[derive(Clone, Debug)]
@@ -19,6 +21,11 @@ pub(super) const KINDS: [&str; 10] =
     ["connection", "timeout", "oom", "readonly", "wrongtype", "loading", "auth", "newer", "store", "other"];
 
 impl Gauges {
+    /// Counts a failure of a connection.
+    pub(super) fn failed(&self, error: &RedisError) {
+        self.errors.with_label_values(&[kind(error)]).inc();
+    }
+
     /// Registers them; a second sink of a process shows nothing of its own.
     ///
     /// # Panics

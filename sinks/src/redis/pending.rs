@@ -332,4 +332,22 @@ mod tests {
         assert!(desk.pending.closed(&buy(3, 18_400), desk.now), "the second has just closed");
         assert_eq!(desk.take(), (vec![1], vec![3]));
     }
+
+    #[test]
+    fn what_could_not_be_written_waits_again_unless_it_is_overtaken() {
+        let mut desk = Desk::new();
+        let epochs = [buy(1, 18_200), judge(2, 5, vec![]), buy(3, 18_300)];
+        assert!(epochs[..2].iter().all(|epoch| desk.pending.closed(epoch, desk.now)));
+        let early = desk.pending.take_early(desk.now);
+        let since = early.since;
+        assert!(since.is_some());
+        assert!(desk.pending.closed(&epochs[2], desk.now));
+        desk.pending.give_back(early);
+        let again = desk.pending.take_early(desk.now);
+        let epochs_of = |early: &Early| early.entries.iter().map(|entry| entry.epoch).collect::<Vec<_>>();
+        assert_eq!((epochs_of(&again), again.since), (vec![3, 2], since), "the newer one of a key");
+        desk.commit(&epochs);
+        desk.pending.give_back(again);
+        assert_eq!(desk.pending.take_early(desk.now), Early::default(), "what is committed is written as such");
+    }
 }

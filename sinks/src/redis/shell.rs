@@ -151,7 +151,7 @@ pub(super) struct Shell {
     /// How far everything was written.
     pub(super) written: Option<Head>,
     /// The sentinel that was written last.
-    pub(super) announced: Option<String>,
+    announced: Option<String>,
     /// Keys that the index has.
     pub(super) indexed: HashSet<String>,
     /// Entries among them.
@@ -620,7 +620,9 @@ impl Shell {
                     if stands == 1 {
                         missing.push(bodies.entry(entry, true, false, head.epoch));
                     } else if stands == 2 && stamp.epoch <= head.epoch {
-                        newer.push(bodies.entry(entry, true, false, head.epoch));
+                        // Over all that is committed, and not over what comes early meanwhile.
+                        let stamp = Stamp { generation: head.generation, epoch: head.epoch };
+                        newer.push(Write { stamp, ..bodies.entry(entry, true, false, head.epoch) });
                     }
                     let last = u64::try_from(last).unwrap_or_default();
                     if last > self.head().seq {
@@ -637,7 +639,7 @@ impl Shell {
         }
         // What was missing may be there by now, and newer.
         self.write(link, missing, head, false).await?;
-        self.write(link, newer, head, true).await?;
+        self.write(link, newer, head, false).await?;
         self.derive(link, &derived, head, false).await
     }
 }

@@ -285,6 +285,12 @@ fn redis_is_reached_by_tls_if_its_certificate_is_known() {
     let certificates = Certificates::new().unwrap();
     let (redis, url) = Redis::secure(&certificates, "sesame").unwrap();
     let market = market(10);
+    let trade = |enabled: bool| {
+        let live = synthetic::LIVE_CONFIG.replace("trading_enabled = true", &format!("trading_enabled = {enabled}"));
+        assert!(enabled || live != synthetic::LIVE_CONFIG);
+        std::fs::write(market.path().join("live.toml"), live).unwrap();
+    };
+    trade(true);
     let run = |name: &str, authority: &str| {
         let authority = certificates.path(authority).to_string_lossy().into_owned();
         let env = [
@@ -294,25 +300,27 @@ fn redis_is_reached_by_tls_if_its_certificate_is_known() {
             ("MAREA__FEED__LISTEN", "127.0.0.1:0"),
             ("MAREA__STORE__PATH", &format!("{name}.db")),
         ];
-        let mut process = market.start(name, &["run"], &env);
+        let mut process = market.start(name, &["run", "--live", "live.toml"], &env);
         let feed = process.feed();
         (process, feed)
     };
     let (process, feed) = run("known", "ca.pem");
     feed.wait_for("Redis", SOON, |feed| feed.metric("marea_redis_up") == Some(1.0));
+    // Each turn of the switch changes verdicts, which are early ones.
+    let mut enabled = true;
+    feed.wait_for("early values over their own connection", SOON, |feed| {
+        enabled = !enabled;
+        trade(enabled);
+        std::thread::sleep(Duration::from_millis(300));
+        feed.metric("marea_redis_early_values_total{way=\"direct\"}").is_some_and(|count| count > 0.0)
+    });
+    trade(false);
     // Of a URL with a password and no user, redis-cli makes a user without a name.
     let plain = redis.url().replace(":sesame@", "");
-    let cli = |args: &[&str]| {
-        let output = Command::new("redis-cli").env("REDISCLI_AUTH", "sesame").args(["-u", &plain]).args(args).output();
-        String::from_utf8_lossy(&output.unwrap().stdout).into_owned()
-    };
-    feed.wait_for("values, and a connection for early ones", SOON, |_| {
-        cli(&["GET", "verdict:M1:EURUSD:latest"]).contains("\"verdict\":")
-            && cli(&["CLIENT", "LIST"]).contains("name=marea-early")
-    });
-    feed.wait_for("early values", SOON, |feed| {
-        let count = feed.metric("marea_stage_latency_seconds_count{stage=\"early\"}");
-        count.is_some_and(|count| count > 10.0)
+    feed.wait_for("the last value", SOON, |_| {
+        let mut cli = Command::new("redis-cli");
+        cli.env("REDISCLI_AUTH", "sesame").args(["-u", &plain, "GET", "verdict:M1:EURUSD:latest"]);
+        String::from_utf8_lossy(&cli.output().unwrap().stdout).contains("KILL_SWITCH")
     });
     assert_eq!(feed.metric("marea_redis_rebuilds_total"), Some(1.0));
     process.terminate();

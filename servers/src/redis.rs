@@ -33,6 +33,7 @@ impl Redis {
 
     /// Starts a server that repeats another one.
     pub fn replica(&self) -> Result<Self, ServerError> {
+        self.host.process()?;
         let [port] = net::free_ports()?;
         Self::launch(port, Folder::new(SERVER)?, words(&["--replicaof", "127.0.0.1", &self.port.to_string()]))
     }
@@ -52,6 +53,7 @@ impl Redis {
     /// Starts a Sentinel that watches this server and its replicas; returns when it knows so many. Its URL leads to whichever of
     /// them is the master.
     pub fn sentinel(&self, replicas: usize) -> Result<Self, ServerError> {
+        self.host.process()?;
         let [port] = net::free_ports()?;
         let folder = Folder::new(SERVER)?;
         let master = self.port;

@@ -1,6 +1,7 @@
 //! Redis: what is committed, where dashboards and executors read it.
 //!
 //! ```text
+//!  worker ──early──► Direct ──► the same script, without a stream (or Pending, where it cannot)
 //!  committer ──committed──► Pending (bounded) ──► Shell ──► one script a key: value, stream entry, publish
 //!                └────────► View ───────────────────┘ │
 //!  store (audit, whose it is) ────────────────────────┘ a sentinel is missing or old: built anew

@@ -271,7 +271,7 @@ impl Shell {
     async fn serve(&mut self, backoff: &mut Backoff) -> Result<(), Trouble> {
         let shared = Arc::clone(&self.shared);
         let (mut link, server) = self.target.connect().await?;
-        (self.server, self.opening) = (server, (None, None));
+        self.server = server;
         link.all(self.scripts.load()).await?;
         let force = self.disputed;
         if force {
